@@ -1,0 +1,1 @@
+"""Integer arrays <-> bytes, numpy only: the codec never sees a tensor."""

@@ -1,3 +1,52 @@
-"""tersenet: the smallest honest file of a trained network that still does its job, and back."""
+"""tersenet: the smallest honest file of a trained neural network that still does its job, and back.
+
+>>> import tersenet, torch
+>>> small = tersenet.compress(torch.nn.Linear(64, 64), "rtn", bits=4)
+>>> net = small.apply_to(torch.nn.Linear(64, 64))
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from .api import compress, load
+    from .core.grid import Codebook, Uniform
+    from .core.method import Method
+    from .core.model import CompressedModel, KeptTensor, QTensor
+    from .core.task import Task
+    from .files.terse import save
+
+_HOMES = {
+    "compress": "api",
+    "load": "api",
+    "save": "files.terse",
+    "CompressedModel": "core.model",
+    "QTensor": "core.model",
+    "KeptTensor": "core.model",
+    "Uniform": "core.grid",
+    "Codebook": "core.grid",
+    "Method": "core.method",
+    "Task": "core.task",
+}
+__all__ = [
+    "Codebook",
+    "CompressedModel",
+    "KeptTensor",
+    "Method",
+    "QTensor",
+    "Task",
+    "Uniform",
+    "__version__",
+    "compress",
+    "load",
+    "save",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import public names when they are first used: `import tersenet` alone does not import torch."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'tersenet' has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)

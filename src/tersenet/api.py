@@ -1,0 +1,104 @@
+"""From a network or a checkpoint to a compressed model: the one entrance for every method."""
+
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from . import methods
+from .core.method import Method, TensorSource
+from .core.model import CompressedModel, KeptTensor
+from .core.task import Task
+from .files.checkpoint import open_checkpoint, open_module
+from .files.terse import load as open_terse
+from .files.terse import write
+
+
+def compress(
+    what: nn.Module | str | Path,
+    method: str | Method = "vlcq",
+    *,
+    module: nn.Module | None = None,
+    task: Task | None = None,
+    **fields: Any,
+) -> CompressedModel:
+    """Compress a module, or the checkpoint at a path, and return the result (in memory; see `tersenet.save`).
+
+    `method` is a name with its hyper-parameters as `fields`, or a `Method`. `module` is the network a checkpoint
+    belongs to: its weights are replaced by the checkpoint's. `task` is passed on without its test split.
+
+    **Raises** `InputError`, `UsageError`, `BudgetError`.
+
+    >>> import torch
+    >>> small = compress(torch.nn.Linear(64, 64), "rtn", bits=4)
+    >>> sorted(small.state_dict())
+    ['bias', 'weight']
+    """
+    chosen = method if isinstance(method, Method) else methods.get(method)(**fields)
+    source, network = _prepared(what, module)
+    return chosen.model(source, dict(chosen.compress(source, network, task and task.for_method())))
+
+
+def compress_file(
+    path: str | Path,
+    output: str | Path,
+    method: Method,
+    *,
+    module: nn.Module | None = None,
+    task: Task | None = None,
+    force: bool = False,
+    effort: str = "fast",
+) -> int:
+    """Compress the checkpoint at `path` into the file `output`, one tensor at a time; return the file's bytes.
+
+    **Raises** what `compress` raises, and `OutputError` (before any work if `output` exists and `force` is not given).
+    """
+    source, network = _prepared(path, module)
+    around = method.model(source, {})
+    return write(
+        output,
+        method.compress(source, network, task and task.for_method()),
+        aliases=around.aliases,
+        provenance=around.provenance,
+        layout=around.layout,
+        attachments=around.attachments,
+        batch_norm=around.batch_norm,
+        force=force,
+        effort=effort,
+    )
+
+
+def load(path: str | Path, into: nn.Module | None = None, *, max_output: int | None = None) -> CompressedModel:
+    """Open a `.terse` file; tensors are decoded when they are asked for.
+
+    With `into`, they are decoded one after the other into that module, which may be on the meta device.
+
+    **Raises** `FormatError` for a damaged or foreign file, `KeyMismatchError` if `into` is another network.
+    """
+    model: CompressedModel = open_terse(path, max_output=max_output)
+    if into is not None:
+        model.apply_to(into)
+    return model
+
+
+def _prepared(what: nn.Module | str | Path, module: nn.Module | None) -> tuple[TensorSource, nn.Module | None]:
+    """The tensors to compress, and the network with exactly these weights, in evaluation mode."""
+    if isinstance(what, nn.Module):
+        return open_module(what), what
+    source = open_checkpoint(what, module)
+    return source, None if module is None else _filled(module, source)
+
+
+def load_network(path: str | Path, module: nn.Module) -> nn.Module:
+    """`module` with the weights of a `.terse` file or of a checkpoint, in evaluation mode.
+
+    **Raises** `KeyMismatchError` if names or shapes differ.
+    """
+    if Path(path).suffix == ".terse":
+        return load(path).apply_to(module).eval()
+    return _filled(module, open_checkpoint(path, module))
+
+
+def _filled(module: nn.Module, source: TensorSource) -> nn.Module:
+    kept = {name: KeptTensor(source.read(name), spec.dtype, "") for name, spec in source.specs.items()}
+    return CompressedModel(kept, source.aliases).apply_to(module).eval()

@@ -1,0 +1,39 @@
+"""The command `tersenet`. Exit codes: 0 ok, 1 the job failed, 2 wrong usage.
+
+Commands import torch only when they run and only if they need it.
+"""
+
+import json
+import sys
+
+import typer
+
+from ..errors import TersenetError, UsageError
+from . import compress, decompress, demo, evaluate, inspect, methods, verify
+
+app = typer.Typer(
+    name="tersenet",
+    help="The smallest honest file of a trained neural network that still does its job, and back.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+app.command("compress", context_settings=compress.PASS_ON)(compress.command)
+app.command("inspect")(inspect.command)
+app.command("verify")(verify.command)
+app.command("decompress")(decompress.command)
+app.command("eval")(evaluate.command)
+app.command("methods")(methods.command)
+app.command("demo")(demo.command)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and exit."""
+    given = sys.argv[1:] if arguments is None else arguments
+    try:
+        app(given, prog_name="tersenet")
+    except TersenetError as error:
+        if "--json" in given:
+            print(json.dumps({"error": type(error).__name__, "message": str(error)}))
+        print(f"tersenet: {error}", file=sys.stderr)
+        sys.exit(2 if isinstance(error, UsageError) else 1)

@@ -1,0 +1,58 @@
+"""`tersenet compress`: a checkpoint in, a `.terse` file out."""
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .output import Force, Json, print_json, progress_bar
+
+PASS_ON = {"ignore_unknown_options": True, "allow_extra_args": True}
+
+
+def command(
+    context: typer.Context,
+    checkpoint: Annotated[Path, typer.Argument(help=".safetensors, .pt, .pth or a Hugging Face folder.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.")],
+    method: Annotated[str, typer.Option(help="See `tersenet methods`.")] = "vlcq",
+    model: Annotated[
+        str | None,
+        typer.Option(help="The network's code: module:function, FILE.py:function, or a name such as resnet20."),
+    ] = None,
+    model_arg: Annotated[list[str] | None, typer.Option(help="name=value for that function; may be repeated.")] = None,
+    task: Annotated[str | None, typer.Option(help="Data: module:function, FILE.py:function, or digits.")] = None,
+    effort: Annotated[str, typer.Option(help="fast, or best: try every coder on every tensor.")] = "fast",
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Compress a checkpoint. Further options are those of the method: see `tersenet methods NAME`."""
+    from ..api import compress_file
+    from ..files.summary import summarize
+    from .factory import make_model, make_task
+    from .fields import build_method
+
+    started = time.perf_counter()
+    chosen = build_method(method, context.args)
+    module = None if model is None else make_model(model, model_arg or [])
+    given = None if task is None else make_task(task)
+    with progress_bar():
+        size = compress_file(checkpoint, output, chosen, module=module, task=given, force=force, effort=effort)
+    seconds = time.perf_counter() - started
+    summary = summarize(output)
+    facts = {
+        "output": str(output),
+        "bytes": size,
+        "original_bytes": summary.original_bytes,
+        "ratio": summary.original_bytes / size,
+        "bits_per_weight": summary.bits_per_weight,
+        "method": method,
+        "seconds": round(seconds, 2),
+    }
+    if as_json:
+        print_json(facts)
+    else:
+        print(
+            f"{output}: {size:,} bytes, {facts['ratio']:.2f} times smaller than the tensors of {checkpoint.name} "
+            f"({summary.original_bytes:,}); {summary.bits_per_weight:.3f} bits per quantised weight; {seconds:.1f} s"
+        )

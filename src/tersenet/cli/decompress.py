@@ -1,0 +1,32 @@
+"""`tersenet decompress`: a `.terse` file back to an ordinary checkpoint."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..errors import UsageError
+from .output import Force, Json, print_json, progress_bar
+
+
+def command(
+    file: Annotated[Path, typer.Argument(help="A .terse file.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help=".safetensors, .pt, or a folder if it came from one.")],
+    form: Annotated[str, typer.Option("--as", help="values, or codes: integers and their grids.")] = "values",
+    max_output: Annotated[int | None, typer.Option(help="Allow this many bytes of decoded tensors.")] = None,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Write the tensors as your existing code loads them."""
+    if form not in ("values", "codes"):
+        raise UsageError(f"--as is {form!r}; it may be values or codes")
+    from ..api import load
+    from ..files.restore import write_checkpoint
+
+    model = load(file, max_output=max_output)
+    with progress_bar():
+        write_checkpoint(model, output, force=force, codes=form == "codes")
+    if as_json:
+        print_json({"output": str(output), "tensors": len(model.tensors) + len(model.aliases)})
+    else:
+        print(f"{output}: {len(model.tensors) + len(model.aliases)} tensors")

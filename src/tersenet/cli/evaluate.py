@@ -1,0 +1,37 @@
+"""`tersenet eval`: what a compressed file scores, and how far it is from the network it came from."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .output import Json, print_json, print_table
+
+
+def command(
+    file: Annotated[Path, typer.Argument(help="A .terse file (or a checkpoint).")],
+    model: Annotated[str, typer.Option(help="The network's code: module:function, FILE.py:function, or a name.")],
+    task: Annotated[str, typer.Option(help="Data and metric: module:function, FILE.py:function, or digits.")],
+    model_arg: Annotated[list[str] | None, typer.Option(help="name=value for --model; may be repeated.")] = None,
+    against: Annotated[Path | None, typer.Option(help="The original checkpoint, for drop and agreement.")] = None,
+    split: Annotated[str, typer.Option(help="Which split of the task.")] = "test",
+    as_json: Json = False,
+) -> None:
+    """Decode a file, run it on a task, and print metric, drop and agreement with n and a 95 % interval."""
+    from ..api import load_network
+    from ..steps.evaluate import evaluate
+    from .factory import make_model, make_task
+
+    network = load_network(file, make_model(model, model_arg or []))
+    reference = None if against is None else load_network(against, make_model(model, model_arg or []))
+    result = evaluate(network, make_task(task), split, reference)
+    if as_json:
+        print_json({"bytes": file.stat().st_size if file.is_file() else None, "split": split, **asdict(result)})
+        return
+    rows = [
+        (name, f"{value.mean:.4f}", f"{value.low:.4f} to {value.high:.4f}", value.n)
+        for name, value in vars(result).items()
+        if value is not None
+    ]
+    print_table(f"{file} on the {split} split", ("", ">mean", ">95 % interval", ">n"), rows)

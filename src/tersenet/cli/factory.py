@@ -1,0 +1,86 @@
+"""Finding the user's code: networks and tasks given as `module:function`, `path/to/file.py:function` or by name."""
+
+import importlib
+import importlib.util
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import UsageError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from ..core.task import Task
+
+
+def make_model(where: str, arguments: list[str]) -> "nn.Module":
+    """The network of `--model`, called with the `--model-arg k=v` values. **Raises** `UsageError` if it is none."""
+    from torch import nn
+
+    if ":" in where:
+        made = _find(where, "--model")(**_keywords(arguments))
+    else:
+        from ..lab.models import build
+
+        made = build(where)
+    if not isinstance(made, nn.Module):
+        raise UsageError(f"--model {where} returned a {type(made).__name__}; it must return a torch.nn.Module")
+    return made.eval()
+
+
+def make_task(where: str) -> "Task":
+    """The task of `--task`: `digits` or a function. **Raises** `UsageError` if it is none."""
+    from ..core.task import Task
+
+    if ":" in where:
+        made = _find(where, "--task")()
+    elif where == "digits":
+        from ..lab import digits
+
+        made = digits.make_task()
+    else:
+        raise UsageError(f"no task {where!r}: give digits, module:function or path/to/file.py:function")
+    if not isinstance(made, Task):
+        raise UsageError(f"--task {where} returned a {type(made).__name__}; it must return a tersenet.Task")
+    return made
+
+
+def _find(where: str, option: str) -> Callable[..., Any]:
+    place, _, name = where.rpartition(":")
+    if place.endswith(".py"):
+        path = Path(place)
+        if not path.is_file():
+            raise UsageError(f"{option} {where}: there is no file {path}")
+        spec = importlib.util.spec_from_file_location(path.stem, path)
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.path.insert(0, str(path.parent.resolve()))
+        sys.modules[spec.name] = module
+        spec.loader.exec_module(module)
+    else:
+        sys.path.insert(0, "")
+        try:
+            module = importlib.import_module(place)
+        except ModuleNotFoundError as error:
+            raise UsageError(f"{option} {where}: {error}; for a file write path/to/file.py:function") from error
+    found = getattr(module, name, None)
+    if not callable(found):
+        has = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
+        raise UsageError(f"{option} {where}: no function {name!r} there; it has {', '.join(has) or 'none'}")
+    return found
+
+
+def _keywords(arguments: list[str]) -> dict[str, Any]:
+    keywords: dict[str, Any] = {}
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
+        if not equals:
+            raise UsageError(f"--model-arg {argument!r}: expected name=value")
+        try:
+            keywords[key] = json.loads(value)
+        except ValueError:
+            keywords[key] = value
+    return keywords

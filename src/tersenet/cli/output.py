@@ -1,0 +1,60 @@
+"""What the commands print: tables for people, one JSON object for programs, a progress bar for the patient."""
+
+import json
+import logging
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Annotated, Any
+
+import typer
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace the output if it exists.")]
+
+
+def print_json(value: Mapping[str, Any]) -> None:
+    """One JSON object on standard output."""
+    print(json.dumps(value, indent=2, default=str))
+
+
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """A table; columns whose name starts with '>' are right-aligned."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    for column in columns:
+        table.add_column(column.removeprefix(">"), justify="right" if column.startswith(">") else "left")
+    for row in rows:
+        table.add_row(*map(str, row))
+    Console(width=None if sys.stdout.isatty() else 160, highlight=False).print(table)
+
+
+@contextmanager
+def progress_bar() -> Iterator[None]:
+    """Draw the records of `tersenet.progress` on standard error while the body runs, if that is a terminal."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from ..progress import LOGGER
+
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("starting", total=None)
+
+        class Drawer(logging.Handler):
+            def emit(self, record: logging.LogRecord) -> None:
+                facts = vars(record)
+                bar.update(task, description=record.getMessage(), completed=facts["done"], total=facts["total"])
+
+        drawer, level = Drawer(), LOGGER.level
+        LOGGER.addHandler(drawer)
+        LOGGER.setLevel(logging.DEBUG)
+        try:
+            yield
+        finally:
+            LOGGER.removeHandler(drawer)
+            LOGGER.setLevel(level)

@@ -1,0 +1,84 @@
+"""Grids: the finite sets of values that codes point into."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+def _along(values: Tensor, shape: torch.Size, axis: int | None) -> Tensor:
+    """`values` ([] or [shape[axis]]) as fp32, shaped to broadcast against a tensor of `shape`."""
+    values = values.to(torch.float32)
+    if axis is None or values.dim() == 0:
+        return values
+    return values.reshape([-1 if i == axis else 1 for i in range(len(shape))])
+
+
+def _by_group(values: Tensor, shape: torch.Size, group_size: int) -> Tensor:
+    """`values` ([rows, groups]) as fp32, repeated to a tensor of `shape`; the last group of a row may be short."""
+    row = shape.numel() // shape[0]
+    return values.to(torch.float32).repeat_interleave(group_size, dim=1)[:, :row].reshape(shape)
+
+
+@dataclass(frozen=True)
+class Uniform:
+    """Equally spaced values: `value = (code - zero_point) * scale + offset`, in fp32.
+
+    The three operations are rounded one after the other to fp32 (no fused multiply-add), so every reader gets the
+    same bits. A symmetric grid has no zero point and no offset; symmetric 1-bit `+-s` is codes {0, 1} with scale 2s and
+    offset -s. The number of codes is not limited: a grid has no clipping of its own.
+
+    **Shapes**: `scale`, `zero_point` (integer) and `offset` share one shape: `[]` per tensor; `[shape[axis]]` per
+    channel of `axis`; `[shape[0], ceil(row / group_size)]` for groups of `group_size` consecutive elements of a row,
+    where a row is everything behind axis 0 in C order.
+
+    >>> Uniform(torch.tensor(0.5)).decode(torch.tensor([[-1, 2]]))
+    tensor([[-0.5000,  1.0000]])
+    """
+
+    scale: Tensor
+    zero_point: Tensor | None = None
+    offset: Tensor | None = None
+    axis: int | None = None
+    group_size: int | None = None
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """fp32 values of integer `codes`, same shape."""
+        whole = codes.to(torch.int32)
+        if self.zero_point is not None:
+            whole = whole - self._spread(self.zero_point.to(torch.int32), codes.shape).to(torch.int32)
+        values = whole.to(torch.float32).mul_(self._spread(self.scale, codes.shape))
+        if self.offset is not None:
+            values.add_(self._spread(self.offset, codes.shape))
+        return values
+
+    def _spread(self, values: Tensor, shape: torch.Size) -> Tensor:
+        if self.group_size is not None:
+            return _by_group(values, shape, self.group_size)
+        return _along(values, shape, self.axis)
+
+
+@dataclass(frozen=True)
+class Codebook:
+    """Arbitrary values: `value = values[code]`, or `values[channel, code]` with one codebook per channel of `axis`.
+
+    **Shapes**: `values` is `[levels]`, or `[shape[axis], levels]`; codes are in `[0, levels)`.
+
+    >>> Codebook(torch.tensor([-1.0, 0.0, 3.0])).decode(torch.tensor([2, 0]))
+    tensor([ 3., -1.])
+    """
+
+    values: Tensor
+    axis: int | None = None
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """fp32 values of integer `codes`, same shape."""
+        index = codes.to(torch.int64)
+        values = self.values.to(torch.float32)
+        if self.axis is None:
+            return values[index]
+        channel = _along(torch.arange(codes.shape[self.axis]), codes.shape, self.axis).to(torch.int64)
+        return values[channel.expand(codes.shape), index]
+
+
+Grid = Uniform | Codebook

@@ -1,0 +1,86 @@
+"""The contract of a compression method."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar, Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from .. import __version__
+from .model import CompressedModel, Entry, TensorSpec
+from .task import Task
+
+
+class TensorSource(Protocol):
+    """A checkpoint that can be read tensor by tensor, as often as one likes."""
+
+    @property
+    def specs(self) -> Mapping[str, TensorSpec]:
+        """Every tensor once, in the checkpoint's order."""
+
+    @property
+    def aliases(self) -> Mapping[str, str]:
+        """Tied names -> the name in `specs` they share."""
+
+    @property
+    def layout(self) -> Mapping[str, Any]:
+        """How to write the checkpoint back (JSON)."""
+
+    @property
+    def attachments(self) -> Mapping[str, bytes]:
+        """Other files of the checkpoint."""
+
+    def read(self, name: str) -> Tensor:
+        """The tensor called `name`."""
+
+    def digest(self) -> str:
+        """A hash of the content, for the provenance."""
+
+
+@dataclass(frozen=True)
+class Method(ABC):
+    """Hyper-parameters of a method; `dataclasses.asdict` of it is the flags, the sweep point and the provenance.
+
+    Class facts: `needs` is "nothing", "calibration" or "training"; `reference` is BibTeX. The fields here are those of
+    every method: which tensors it may quantise (globs over names; `exclude` wins), how it keeps the others (`side`:
+    "fp16" where every element survives to 2^-10 relative, or "exact") and what it does with batch norm (`bn`: "keep"
+    the four vectors, "pair" = scale and shift only, "fold" = the scale goes into the weights before it).
+    """
+
+    needs: ClassVar[str] = "nothing"
+    reference: ClassVar[str] = ""
+
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    side: Literal["fp16", "exact"] = "fp16"
+    bn: Literal["keep", "pair", "fold"] = "keep"
+
+    @abstractmethod
+    def compress(
+        self, source: TensorSource, module: nn.Module | None = None, task: Task | None = None
+    ) -> Iterator[tuple[str, Entry]]:
+        """Yield every tensor of `source`, compressed or kept, one at a time and in order.
+
+        `module` holds the weights of `source` where its code is known; `task` has no test split. A method that can do
+        without either accepts None, the others raise `UsageError`.
+        """
+
+    @property
+    def name(self) -> str:
+        """The method's name, which is its file's name."""
+        return type(self).__module__.rpartition(".")[2]
+
+    def model(self, source: TensorSource, tensors: Mapping[str, Entry]) -> CompressedModel:
+        """The compressed model of `tensors` with everything else that belongs to `source`, and its provenance."""
+        fields = {key: value for key, value in asdict(self).items() if value not in (None, ())}
+        versions = {"tersenet": __version__, "torch": torch.__version__}
+        return CompressedModel(
+            tensors,
+            aliases=source.aliases,
+            provenance={"method": self.name, "fields": fields, "versions": versions, "input": source.digest()},
+            layout=source.layout,
+            attachments=source.attachments,
+            batch_norm=self.bn,
+        )

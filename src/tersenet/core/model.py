@@ -1,0 +1,151 @@
+"""The compressed model: what every method returns and every file holds."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import KeyMismatchError
+from .grid import Grid
+
+Module = TypeVar("Module", bound=nn.Module)
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """Shape, dtype and channel axis of one tensor of a checkpoint."""
+
+    shape: torch.Size
+    dtype: torch.dtype
+    axis: int = 0
+
+
+@dataclass(frozen=True)
+class QTensor:
+    """A quantised tensor: integer `codes` on a `grid`; `dequantize() = grid.decode(codes)`, rounded once to `dtype`.
+
+    **Shapes**: `codes` has the shape of the original tensor, in the narrowest of int8, int16, int32 that holds it
+    (a wider type is allowed and equal).
+    """
+
+    codes: Tensor
+    grid: Grid
+    dtype: torch.dtype = torch.float32
+
+    def dequantize(self) -> Tensor:
+        """The values the network computes with, in the original dtype."""
+        return self.grid.decode(self.codes).to(self.dtype)
+
+    @property
+    def shape(self) -> torch.Size:
+        return self.codes.shape
+
+
+@dataclass(frozen=True)
+class KeptTensor:
+    """A tensor that is not quantised, in the precision its method chose, and why (`reason`, one short phrase)."""
+
+    tensor: Tensor
+    dtype: torch.dtype
+    reason: str
+
+    def dequantize(self) -> Tensor:
+        """The tensor in its original dtype."""
+        return self.tensor.to(self.dtype)
+
+    @property
+    def shape(self) -> torch.Size:
+        return self.tensor.shape
+
+
+Entry = QTensor | KeptTensor
+
+
+@dataclass(frozen=True)
+class CompressedModel:
+    """A network as codes on grids, plus the tensors that were kept.
+
+    `tensors` maps names to entries (collected in a dict, or opened lazily from a file: each access decodes anew, and
+    `known_specs` tells shapes and dtypes without decoding).
+    `aliases` maps the name of a tied tensor to the name it shares. `layout` says how the checkpoint was laid out
+    (JSON), `attachments` are its other files (config, tokenizer) byte for byte. `batch_norm` is "keep", "pair" (the
+    running statistics are gone: scale and shift only, written back as an equivalent batch norm) or "fold".
+    `provenance` is what made it: method, fields, seed, versions, input hashes; never paths, hosts or times.
+    """
+
+    tensors: Mapping[str, Entry]
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    layout: Mapping[str, Any] = field(default_factory=dict)
+    attachments: Mapping[str, bytes] = field(default_factory=dict)
+    batch_norm: str = "keep"
+    known_specs: Mapping[str, TensorSpec] = field(default_factory=dict)
+
+    @property
+    def specs(self) -> Mapping[str, TensorSpec]:
+        """Shape and original dtype of every tensor in `tensors`."""
+        return self.known_specs or {name: TensorSpec(e.shape, e.dtype) for name, e in self.tensors.items()}
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Every tensor by name, decoded to its original dtype; tied names share one tensor."""
+        state = {name: entry.dequantize() for name, entry in self.tensors.items()}
+        state.update({alias: state[name] for alias, name in self.aliases.items()})
+        return state
+
+    def apply_to(self, module: Module) -> Module:
+        """Load every tensor into `module` (in place) and return it.
+
+        **Raises** `KeyMismatchError` when names or shapes differ (batch norm's `num_batches_tracked` may be absent).
+        """
+        names = set(self.tensors) | set(self.aliases)
+        check_keys(names, module)
+        _check_shapes(self.specs, module)
+        targets = module.state_dict(keep_vars=True)
+        with torch.no_grad():
+            for name, entry in self.tensors.items():
+                value = entry.dequantize()
+                for key in (name, *[alias for alias, of in self.aliases.items() if of == name]):
+                    if targets[key].is_meta:
+                        _assign(module, key, value)
+                    else:
+                        targets[key].copy_(value)
+        return module
+
+
+def check_keys(names: set[str], module: nn.Module) -> None:
+    """Raise `KeyMismatchError` unless `names` are exactly the tensors of `module` (`num_batches_tracked` apart)."""
+    wanted = set(module.state_dict())
+    missing = sorted(key for key in wanted - names if not key.endswith("num_batches_tracked"))
+    unexpected = sorted(key for key in names - wanted if not key.endswith("num_batches_tracked"))
+    if missing or unexpected:
+        raise KeyMismatchError(
+            f"the file and {type(module).__name__} do not match: "
+            f"{_some(missing)} missing in the file, {_some(unexpected)} unknown to the module. "
+            "Build the module the checkpoint came from, or rename its keys."
+        )
+
+
+def _some(names: list[str]) -> str:
+    return f"{len(names)} ({', '.join(names[:5])}{', ...' if len(names) > 5 else ''})" if names else "none"
+
+
+def _check_shapes(specs: Mapping[str, TensorSpec], module: nn.Module) -> None:
+    for key, value in module.state_dict().items():
+        if key in specs and specs[key].shape != value.shape:
+            raise KeyMismatchError(
+                f"{key}: the file has shape {list(specs[key].shape)}, {type(module).__name__} has {list(value.shape)}. "
+                "Build the module with the sizes of the checkpoint."
+            )
+
+
+def _assign(module: nn.Module, key: str, value: Tensor) -> None:
+    """Replace the meta tensor `key` of `module` by `value` (parameters stay parameters, tied ones stay tied)."""
+    path, _, leaf = key.rpartition(".")
+    owner = module.get_submodule(path)
+    if leaf in owner._parameters:
+        old = owner._parameters[leaf]
+        owner._parameters[leaf] = nn.Parameter(value, requires_grad=old is None or old.requires_grad)
+    else:
+        owner._buffers[leaf] = value

@@ -1,0 +1,80 @@
+"""Writing a file or folder so that a failure at any moment leaves the old one, or nothing."""
+
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from ..errors import OutputError
+
+
+def check_free(path: str | Path, *, force: bool) -> Path:
+    """`path`, if it may be written. **Raises** `OutputError` if it exists (without `force`) or has no folder."""
+    target = Path(path)
+    if target.exists() and not force:
+        raise OutputError(f"{target} exists: give another output, or --force (force=True) to replace it")
+    if not target.parent.is_dir():
+        raise OutputError(f"{target.parent} is not a folder: create it first")
+    return target
+
+
+@contextmanager
+def replacing_file(path: str | Path, *, force: bool) -> Iterator[BinaryIO]:
+    """A temporary file beside `path`, synced and renamed to it at the end, deleted on any exception.
+
+    **Raises** `OutputError` if the target exists (without `force`) or the system refuses to write (full disk).
+    """
+    target = check_free(path, force=force)
+    if target.is_dir():
+        raise OutputError(f"{target} is a folder: give the name of a file")
+    temporary = _beside(target)
+    try:
+        with open(temporary, "x+b") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, target)
+        _sync_folder(target.parent)
+    except OSError as error:
+        raise OutputError(f"{target} was not written: {error.strerror or error}; nothing was changed") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing_folder(path: str | Path, *, force: bool) -> Iterator[Path]:
+    """A temporary folder beside `path`, renamed to it at the end, deleted on any exception.
+
+    **Raises** `OutputError` as `replacing_file` does.
+    """
+    target = check_free(path, force=force)
+    if target.is_file():
+        raise OutputError(f"{target} is a file: give the name of a folder")
+    temporary, old = _beside(target), _beside(target)
+    try:
+        temporary.mkdir()
+        yield temporary
+        if target.is_dir():
+            os.replace(target, old)
+        os.replace(temporary, target)
+        _sync_folder(target.parent)
+    except OSError as error:
+        raise OutputError(f"{target} was not written: {error.strerror or error}; nothing was changed") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _beside(target: Path) -> Path:
+    return target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

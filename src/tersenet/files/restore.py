@@ -1,0 +1,107 @@
+"""Writing a compressed model back as an ordinary checkpoint: one safetensors file, a folder of shards, or a `.pt`."""
+
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from torch import Tensor
+
+from ..core.model import CompressedModel, QTensor
+from ..errors import OutputError
+from .atomic import replacing_file, replacing_folder
+
+_NAMES = {
+    torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16",
+    torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8",
+    torch.uint16: "U16", torch.uint32: "U32", torch.uint64: "U64", torch.bool: "BOOL", torch.complex64: "C64",
+    torch.float8_e4m3fn: "F8_E4M3", torch.float8_e5m2: "F8_E5M2",
+}  # fmt: skip
+
+
+def write_checkpoint(model: CompressedModel, path: str | Path, *, force: bool = False, codes: bool = False) -> None:
+    """Write `model` to `path`: a folder if it came from one, else one safetensors file (or a state dict for `.pt`).
+
+    With `codes`, every quantised tensor is written as integers `NAME` and its grid as `NAME:scale`, `NAME:offset`, ...
+    (safetensors). One tensor is in memory at a time, except for `.pt`.
+
+    **Raises** `OutputError` if the target exists (without `force`) or cannot be written.
+    """
+    target = Path(path)
+    shards = model.layout.get("shards")
+    metadata = model.layout.get("metadata", {})
+    if codes:
+        with replacing_file(target, force=force) as stream:
+            write_safetensors(stream, *_as_codes(model))
+    elif target.suffix in (".pt", ".pth"):
+        with replacing_file(target, force=force) as stream:
+            torch.save(model.state_dict(), stream)
+    elif shards and target.suffix != ".safetensors":
+        with replacing_folder(target, force=force) as folder:
+            for shard, names in shards.items():
+                with _inside(folder, shard).open("wb") as stream:
+                    write_safetensors(stream, *_as_values(model, names), metadata.get(shard))
+            for name, content in model.attachments.items():
+                _inside(folder, name).write_bytes(content)
+    else:
+        with replacing_file(target, force=force) as stream:
+            names = [*model.tensors, *model.aliases]
+            write_safetensors(stream, *_as_values(model, names), next(iter(metadata.values()), None))
+
+
+def _inside(folder: Path, name: str) -> Path:
+    """`folder / name` with its parent created. **Raises** `OutputError` if `name` leads out of the folder."""
+    path = folder / name
+    if not path.resolve().is_relative_to(folder.resolve()) or path.resolve() == folder.resolve():
+        raise OutputError(f"the file names {name!r}, which leads out of the output folder: it was not made by tersenet")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+Specs = dict[str, tuple[torch.dtype, torch.Size]]
+
+
+def write_safetensors(
+    stream: BinaryIO, specs: Specs, read: Callable[[str], Tensor], metadata: dict[str, str] | None = None
+) -> None:
+    """Stream tensors into a safetensors file: the header from `specs`, then `read(name)` one after the other."""
+    header: dict[str, Any] = {"__metadata__": metadata} if metadata else {}
+    offset = 0
+    for name, (dtype, shape) in specs.items():
+        if dtype not in _NAMES:
+            raise OutputError(f"tensor {name}: safetensors has no {dtype}; write a .pt instead")
+        end = offset + shape.numel() * dtype.itemsize
+        header[name] = {"dtype": _NAMES[dtype], "shape": list(shape), "data_offsets": [offset, end]}
+        offset = end
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    stream.write(len(text).to_bytes(8, "little") + text)
+    for name in specs:
+        stream.write(read(name).contiguous().reshape(-1).view(torch.uint8).numpy().data)
+
+
+def _as_values(model: CompressedModel, names: Iterable[str]) -> tuple[Specs, Callable[[str], Tensor]]:
+    owner = {name: model.aliases.get(name, name) for name in names}
+    specs = {name: (model.specs[of].dtype, model.specs[of].shape) for name, of in owner.items()}
+    return specs, lambda name: model.tensors[owner[name]].dequantize()
+
+
+def _as_codes(model: CompressedModel) -> tuple[Specs, Callable[[str], Tensor]]:
+    small: dict[str, Tensor] = {}
+    specs: Specs = {}
+    for name, entry in model.tensors.items():
+        if isinstance(entry, QTensor):
+            specs[name] = (entry.codes.dtype, entry.shape)
+            small.update({f"{name}:{k}": v for k, v in vars(entry.grid).items() if isinstance(v, Tensor)})
+        else:
+            specs[name] = (entry.tensor.dtype, entry.shape)
+    specs |= {name: (value.dtype, value.shape) for name, value in small.items()}
+
+    def read(name: str) -> Tensor:
+        if name in small:
+            return small[name]
+        entry = model.tensors[name]
+        return entry.codes if isinstance(entry, QTensor) else entry.tensor
+
+    return specs, read

@@ -1,0 +1,1 @@
+"""What experiments need and no user must have: reference networks, data sets, tasks."""

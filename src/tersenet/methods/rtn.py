@@ -1,0 +1,152 @@
+"""Round to nearest: the baseline. Every weight goes to the nearest level of a uniform grid between the extremes.
+
+Symmetric, B bits: `scale = max|w| / (2^(B-1) - 1)`, codes in `[-(2^(B-1) - 1), 2^(B-1) - 1]`. Symmetric 1 bit is `+-s`
+with `s = mean|w|`, the least-squares choice. Affine: `scale = (max - min) / (2^B - 1)` over a range that holds zero,
+integer zero point, codes in `[-2^(B-1), 2^(B-1) - 1]`. One scale per tensor, per output channel, or per group of
+consecutive weights of a row. Scales are rounded to fp16 (fp32 where fp16 would lose them) before the codes are chosen.
+
+Needs nothing but the weights.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from ..core.grid import Uniform
+from ..core.method import Method, TensorSource
+from ..core.model import Entry, QTensor
+from ..core.task import Task
+from ..errors import UsageError
+from ..steps.sides import check_finite, keep, prepare_batch_norm, why_kept
+
+BLOCK = 1 << 17  # weights per block: stays in the cache
+
+
+def stored_scale(scale: Tensor) -> Tensor:
+    """`scale` (>= 0) as stored: fp16 if all of it is normal there, else fp32. A scale of 0 (all zeros) becomes 1."""
+    scale = torch.where(scale > 0, scale, torch.ones_like(scale))
+    fits = ((scale >= 2**-14) & (scale <= 2**14)).all()
+    return scale.to(torch.float16 if fits else torch.float32)
+
+
+def range_grid(low: Tensor, high: Tensor, mean: Tensor, bits: int, affine: bool) -> Uniform:
+    """The grid for weights in `[low, high]` with mean magnitude `mean` (which only symmetric 1 bit uses).
+
+    **Shapes**: all of one shape, which becomes the shape of the grid's fields.
+    """
+    if affine:
+        low, high = low.clamp(max=0), high.clamp(min=0)
+        scale = stored_scale((high - low) / (2**bits - 1))
+        steps = torch.round(-low / scale.float()).clamp(0, 2**bits - 1)
+        return Uniform(scale, zero_point=steps.to(torch.int32) - 2 ** (bits - 1))
+    if bits == 1:
+        half = stored_scale(mean)
+        return Uniform(half * 2, offset=-half)
+    return Uniform(stored_scale(torch.maximum(-low, high) / (2 ** (bits - 1) - 1)))
+
+
+def unit_statistics(block: Tensor, unit: int) -> Tensor:
+    """Minimum, maximum and mean magnitude of every `unit` consecutive weights of a row (the last unit may be short).
+
+    **Shapes**: `[rows, row]` -> `[3, rows, ceil(row / unit)]`, fp32.
+    """
+    block = block.float()
+    rows, row = block.shape
+    whole = row // unit * unit
+    parts = [block[:, :whole].reshape(rows, -1, unit)] if whole else []
+    parts += [block[:, whole:].unsqueeze(1)] if whole < row else []
+    return torch.cat([torch.stack((*torch.aminmax(part, dim=2), part.abs().mean(2))) for part in parts], dim=2)
+
+
+def round_to(grid: Uniform, block: Tensor, low: int, high: int) -> Tensor:
+    """Codes of the levels of `grid` nearest to `block`, clamped to `[low, high]`.
+
+    **Shapes**: `block` `[rows, row]`; grid fields `[]` or `[rows, row]` (or `[rows, 1]`).
+    """
+    block = block.float()
+    if grid.offset is not None:
+        block = block - grid.offset.float()
+    codes = torch.round(block / grid.scale.float())
+    if grid.zero_point is not None:
+        codes += grid.zero_point
+    return codes.clamp_(low, high)
+
+
+@dataclass(frozen=True)
+class Rtn(Method):
+    """Round to nearest on a uniform grid of `bits` bits (1 to 8)."""
+
+    needs: ClassVar[str] = "nothing"
+    reference: ClassVar[str] = ""
+
+    bits: int = 4
+    granularity: Literal["tensor", "channel", "group"] = "channel"
+    group_size: int = 128
+    affine: bool = False
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.bits <= 8:
+            raise UsageError(f"bits is {self.bits}; rtn has 1 to 8")
+        if self.group_size < 1:
+            raise UsageError(f"group_size is {self.group_size}; it must be at least 1")
+
+    def compress(
+        self, source: TensorSource, module: nn.Module | None = None, task: Task | None = None
+    ) -> Iterator[tuple[str, Entry]]:
+        """Every tensor of `source`, rounded or kept, in order; `module` only tells how batch norm is paired."""
+        source = prepare_batch_norm(source, self.bn, module)
+        for name, spec in source.specs.items():
+            tensor, reason = source.read(name), why_kept(name, spec, self)
+            yield name, self.quantize(name, tensor, spec.axis) if reason is None else keep(tensor, reason, self.side)
+
+    def quantize(self, name: str, tensor: Tensor, axis: int = 0) -> QTensor:
+        """`tensor` (called `name` in errors) on its grid. **Raises** `WeightError` for a NaN or an infinity."""
+        axis = 0 if self.granularity == "group" else axis
+        turned = tensor.transpose(0, axis)
+        rows = turned.flatten(1)
+        count, row = rows.shape
+        unit = self.group_size if self.granularity == "group" else row
+        steps = [slice(start, start + max(1, BLOCK // row)) for start in range(0, count, max(1, BLOCK // row))]
+        low, high, mean = torch.cat([unit_statistics(rows[part], unit) for part in steps], dim=1)
+        if not (torch.isfinite(low) & torch.isfinite(high)).all():
+            check_finite(name, tensor)
+        if self.granularity == "tensor":
+            low, high, mean = low.min(), high.max(), mean.mean()
+        grid = range_grid(low, high, mean, self.bits, self.affine)
+        codes = torch.empty(rows.shape, dtype=torch.int8)
+        for part in steps:
+            codes[part] = round_to(_block_of(grid, part, unit, row), rows[part], *self.code_range)
+        return QTensor(
+            codes.reshape(turned.shape).transpose(0, axis).contiguous(), self._shaped(grid, axis), tensor.dtype
+        )
+
+    @property
+    def code_range(self) -> tuple[int, int]:
+        """Lowest and highest code."""
+        if self.affine:
+            return -(2 ** (self.bits - 1)), 2 ** (self.bits - 1) - 1
+        return (0, 1) if self.bits == 1 else (1 - 2 ** (self.bits - 1), 2 ** (self.bits - 1) - 1)
+
+    def _shaped(self, grid: Uniform, axis: int) -> Uniform:
+        if self.granularity == "channel":
+            return replace(_each(grid, lambda field: field[:, 0]), axis=axis)
+        return replace(grid, group_size=self.group_size) if self.granularity == "group" else grid
+
+
+def _block_of(grid: Uniform, rows: slice, unit: int, row: int) -> Uniform:
+    """The part of a grid (fields `[rows, units]` or `[]`) that belongs to a block of rows, spread over the block."""
+
+    def spread(field: Tensor) -> Tensor:
+        if field.dim() == 0 or field.shape[1] == 1:
+            return field if field.dim() == 0 else field[rows]
+        return field[rows].repeat_interleave(unit, dim=1)[:, :row]
+
+    return _each(grid, spread)
+
+
+def _each(grid: Uniform, change: Callable[[Tensor], Tensor]) -> Uniform:
+    zero_point, offset = (None if field is None else change(field) for field in (grid.zero_point, grid.offset))
+    return Uniform(change(grid.scale), zero_point, offset)

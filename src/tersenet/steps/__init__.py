@@ -1,0 +1,1 @@
+"""The verbs methods are made of."""

@@ -1,0 +1,139 @@
+"""What is not quantised: which tensors, in which precision, and batch norm as a pair of vectors."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..core.method import Method, TensorSource
+from ..core.model import KeptTensor, TensorSpec
+from ..errors import UsageError, WeightError
+
+QUANTISABLE = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+BN_PARTS = ("weight", "bias", "running_mean", "running_var")
+DEFAULT_EPS = 1e-5
+
+
+def why_kept(name: str, spec: TensorSpec, method: Method) -> str | None:
+    """Why `method` does not quantise this tensor, as a short phrase; None if it does."""
+    if spec.dtype not in QUANTISABLE:
+        return f"dtype {str(spec.dtype).removeprefix('torch.')}"
+    if any(fnmatchcase(name, glob) for glob in method.exclude):
+        return "excluded"
+    if method.include and not any(fnmatchcase(name, glob) for glob in method.include):
+        return "not included"
+    if len(spec.shape) < 2:
+        return "fewer than 2 dimensions"
+    if spec.shape.numel() < 256:
+        return "fewer than 256 elements"
+    return None
+
+
+def keep(tensor: Tensor, reason: str, side: str) -> KeptTensor:
+    """`tensor` as it is stored: fp16 if every element survives to 2^-10 relative and `side` allows it, else unchanged.
+
+    >>> keep(torch.tensor([1.0, 1e-9]), "fewer than 2 dimensions", "fp16").tensor.dtype
+    torch.float32
+    """
+    if side == "exact" or tensor.dtype not in (torch.float32, torch.float64):
+        return KeptTensor(tensor, tensor.dtype, reason)
+    half = tensor.to(torch.float16)
+    survives = ((half.to(tensor.dtype) - tensor).abs() <= tensor.abs() * 2**-10).all()
+    return KeptTensor(half if survives else tensor, tensor.dtype, reason)
+
+
+def check_finite(name: str, tensor: Tensor) -> None:
+    """**Raises** `WeightError` naming the first NaN or infinity of a tensor that is to be quantised."""
+    for start in range(0, tensor.shape[0], rows := max(1, (1 << 22) // max(1, tensor[0].numel()))):
+        bad = ~torch.isfinite(tensor[start : start + rows])
+        if bad.any():
+            row, *rest = bad.nonzero()[0].tolist()
+            at = [start + row, *rest]
+            raise WeightError(
+                f"tensor {name} has {tensor[tuple(at)].item()} at {at}: repair the checkpoint, "
+                f"or keep the tensor as it is with --exclude '{name}'"
+            )
+
+
+def batch_norms(specs: Mapping[str, TensorSpec]) -> list[str]:
+    """The prefixes of batch-norm layers, told by their names: weight, bias, running_mean, running_var of one length."""
+    found = []
+    for name in specs:
+        prefix = name.removesuffix(".running_var")
+        shapes = {specs[f"{prefix}.{part}"].shape for part in BN_PARTS if f"{prefix}.{part}" in specs}
+        if prefix != name and all(f"{prefix}.{part}" in specs for part in BN_PARTS) and len(shapes) == 1:
+            found.append(prefix)
+    return found
+
+
+def pair(state: Mapping[str, Tensor], eps: float = DEFAULT_EPS) -> dict[str, Tensor]:
+    """Batch norm as inference scale a and shift b, written as an equivalent batch norm.
+
+    `a = weight / sqrt(running_var + eps)`, `b = bias - running_mean * a`; the result has weight a, bias b,
+    running_mean 0 and running_var 1 - eps, and computes `a x + b` up to rounding.
+
+    **Shapes**: `state` maps weight, bias, running_mean, running_var to `[channels]`; so does the result.
+    """
+    weight, bias, mean, var = (state[part].to(torch.float64) for part in BN_PARTS)
+    scale = weight / (var + eps).sqrt()
+    shift = bias - mean * scale
+    new = (scale, shift, torch.zeros_like(mean), torch.full_like(var, 1 - eps))
+    return {part: value.to(state[part].dtype) for part, value in zip(BN_PARTS, new, strict=True)}
+
+
+@dataclass(frozen=True)
+class PairedSource:
+    """A checkpoint whose batch-norm layers (`eps` by prefix) are read as pairs."""
+
+    source: TensorSource
+    eps: Mapping[str, float]
+
+    @property
+    def specs(self) -> Mapping[str, TensorSpec]:
+        return self.source.specs
+
+    @property
+    def aliases(self) -> Mapping[str, str]:
+        return self.source.aliases
+
+    @property
+    def layout(self) -> Mapping[str, Any]:
+        return self.source.layout
+
+    @property
+    def attachments(self) -> Mapping[str, bytes]:
+        return self.source.attachments
+
+    def digest(self) -> str:
+        return self.source.digest()
+
+    def read(self, name: str) -> Tensor:
+        """The tensor, or its part of the pair."""
+        prefix, _, part = name.rpartition(".")
+        if prefix not in self.eps or part not in BN_PARTS:
+            return self.source.read(name)
+        return pair({p: self.source.read(f"{prefix}.{p}") for p in BN_PARTS}, self.eps[prefix])[part]
+
+
+def prepare_batch_norm(source: TensorSource, mode: str, module: nn.Module | None) -> TensorSource:
+    """`source` as `--bn MODE` wants it read: "keep" unchanged, "pair" with every batch norm as a pair.
+
+    With `module` its own `eps` is used, else the default of 1e-5.
+
+    **Raises** `UsageError` for "fold" (methods that know the network fold themselves) and for "pair" without
+    batch norm.
+    """
+    if mode == "keep":
+        return source
+    if mode == "fold":
+        raise UsageError("--bn fold needs the network's code (--model), to know which weights come before a batch norm")
+    found = batch_norms(source.specs)
+    if not found:
+        raise UsageError(
+            "--bn pair: no batch norm found (NAME.weight, .bias, .running_mean, .running_var); use --bn keep"
+        )
+    parts = dict(module.named_modules()) if module is not None else {}
+    return PairedSource(source, {prefix: getattr(parts.get(prefix), "eps", DEFAULT_EPS) for prefix in found})

@@ -1,0 +1,62 @@
+"""The shape of the house: who may import whom, and how long a file may be."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SOURCE = ROOT / "src" / "tersenet"
+BELOW = {
+    "cli": {"lab", "methods", "steps", "quantizers", "files", "report", "core", "codec"},
+    "lab": {"methods", "steps", "quantizers", "files", "report", "core", "codec"},
+    "methods": {"steps", "quantizers", "files", "report", "core", "codec"},
+    "steps": {"quantizers", "files", "report", "core", "codec"},
+    "quantizers": {"core"},
+    "report": {"files", "core", "codec"},
+    "files": {"core", "codec"},
+    "core": set(),
+    "codec": set(),
+}
+FREE = {"errors", "progress", "api"}  # modules at the root; `api` is for cli and lab only
+PYTHON = sorted(SOURCE.rglob("*.py"))
+
+
+def imported_folders(path: Path) -> set[str]:
+    """Top-level parts of tersenet that a file imports, at any depth of the file."""
+    package = path.relative_to(SOURCE.parent).with_suffix("").parts[:-1]
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            base = package[: len(package) - node.level + 1]
+            full = [*base, *(node.module or "").split(".")] if node.module else list(base)
+            found |= {full[1]} if len(full) > 1 and full[1] else {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("tersenet."):
+            found.add((node.module or "").split(".")[1])
+        elif isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("tersenet.")}
+    return found
+
+
+@pytest.mark.parametrize("path", [p for p in PYTHON if p.parent != SOURCE], ids=lambda p: str(p.relative_to(SOURCE)))
+def test_each_folder_imports_only_from_the_ones_below_it(path: Path) -> None:
+    folder = path.relative_to(SOURCE).parts[0]
+    others = imported_folders(path) - {folder, "__version__", "_native"}
+    assert others - FREE <= BELOW[folder]
+    if "api" in others:
+        assert folder in {"cli", "lab"}
+
+
+def test_the_codec_and_the_container_never_import_torch() -> None:
+    without = [*SOURCE.glob("codec/*.py"), SOURCE / "files" / "summary.py", *SOURCE.glob("files/container*.py")]
+    assert len(without) > 3
+    for path in without:
+        text = path.read_text("utf-8")
+        assert "import torch" not in text and "from torch" not in text, path
+
+
+def test_no_source_file_is_longer_than_300_lines() -> None:
+    files = [*PYTHON, *(ROOT / "tests").rglob("*.py"), *(ROOT / "benchmarks").rglob("*.py")]
+    files += [p for p in (ROOT / "src" / "native").rglob("*") if p.is_file()]
+    long = {str(p.relative_to(ROOT)): n for p in files if (n := len(p.read_text("utf-8").splitlines())) > 300}
+    assert not long

@@ -14,4 +14,3 @@ def command(
     as_json: Json = False,
 ) -> None:
     """Check that a file is whole and decodes; exit 0, or 1 with the reason."""
-

@@ -9,6 +9,7 @@ from . import methods
 from .core.method import Method, TensorSource
 from .core.model import CompressedModel, KeptTensor
 from .core.task import Task
+from .files.atomic import check_free
 from .files.checkpoint import open_checkpoint, open_module
 from .files.terse import load as open_terse
 from .files.terse import write
@@ -53,19 +54,10 @@ def compress_file(
 
     **Raises** what `compress` raises, and `OutputError` (before any work if `output` exists and `force` is not given).
     """
+    check_free(output, force=force)
     source, network = _prepared(path, module)
-    around = method.model(source, {})
-    return write(
-        output,
-        method.compress(source, network, task and task.for_method()),
-        aliases=around.aliases,
-        provenance=around.provenance,
-        layout=around.layout,
-        attachments=around.attachments,
-        batch_norm=around.batch_norm,
-        force=force,
-        effort=effort,
-    )
+    tensors = method.compress(source, network, task and task.for_method())
+    return write(output, tensors, method.model(source, {}), force=force, effort=effort)
 
 
 def load(path: str | Path, into: nn.Module | None = None, *, max_output: int | None = None) -> CompressedModel:

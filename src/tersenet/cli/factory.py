@@ -70,7 +70,8 @@ def _find(where: str, option: str) -> Callable[..., Any]:
     if not callable(found):
         has = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
         raise UsageError(f"{option} {where}: no function {name!r} there; it has {', '.join(has) or 'none'}")
-    return found
+    function: Callable[..., Any] = found
+    return function
 
 
 def _keywords(arguments: list[str]) -> dict[str, Any]:

@@ -1,11 +1,25 @@
 """`tersenet inspect`: what is in a file, byte by byte."""
 
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .output import Json
+from .output import Json, print_json, print_table
+
+if TYPE_CHECKING:
+    from ..files.summary import Row
+
+COLUMNS = ("tensor", "shape", "dtype", "grid, or why kept", "coder", ">bits/weight", ">bytes")
+
+
+def _size(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape))
+
+
+def _rate(row: "Row") -> str:
+    return f"{row.bits_per_weight:.3f}"
 
 
 def command(file: Annotated[Path, typer.Argument(help="A .terse file.")], as_json: Json = False) -> None:
@@ -13,3 +27,19 @@ def command(file: Annotated[Path, typer.Argument(help="A .terse file.")], as_jso
     from ..files.summary import summarize
 
     summary = summarize(file)
+    if as_json:
+        print_json({**asdict(summary), "bits_per_weight": summary.bits_per_weight})
+        return
+    cells: list[tuple[str, ...]] = [
+        (row.name, _size(row.shape), row.dtype, row.grid or row.reason, row.coder, _rate(row), f"{row.bytes:,}")
+        for row in summary.rows
+    ]
+    cells += [(alias, "", "", f"tied to {name}", "", "", "0") for alias, name in summary.aliases.items()]
+    cells += [(f"({name})", "", "", "", "", "", f"{size:,}") for name, size in summary.overhead.items()]
+    cells += [("total", "", "", "", "", "", f"{summary.size:,}")]
+    print_table(str(file), COLUMNS, cells)
+    print(
+        f"{summary.original_bytes / summary.size:.2f} times smaller than the {summary.original_bytes:,} bytes of its "
+        f"tensors; {summary.bits_per_weight:.3f} bits per quantised weight; batch norm: {summary.batch_norm}; "
+        f"method: {summary.provenance.get('method', 'unknown')}"
+    )

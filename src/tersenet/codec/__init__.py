@@ -1,7 +1,7 @@
 """Integers to bytes and back, numpy only: the codec never sees a tensor.
 
-Guarantees, each tested: decoding gives back exactly the integers; the same integers give the same bytes on every machine,
-with or without the native module; a malformed stream raises `CodecError` and allocates no more than it claims to hold.
+Guarantees, each tested: decoding gives back exactly the integers; the same integers give the same bytes on every
+machine, with or without the native module; a malformed stream raises `CodecError`.
 """
 
 from .choice import code_lengths

@@ -1,6 +1,6 @@
 """Encoding and decoding of whole arrays: chooses a coder, cuts chunks, checks what it reads."""
 
-from dataclasses import replace
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -12,9 +12,9 @@ from .choice import choose, choose_trellis, group_counts
 from .stream import RANS, RAW, ZSTD, CodecError, Stream, get_varint, put_varint, unzigzag, zigzag
 from .symbols import Model, Values, constant_params, parse, read_exceptions, ungrouped, window_symbols
 from .table import Ints
-from .trellis import code_of
 
 ZSTD_LEVEL = 19
+Kind: TypeAlias = np.dtype[np.signedinteger]
 
 
 def encode(codes: Values, *, effort: str = "fast", chunk_symbols: int = 1 << 20) -> Stream:
@@ -58,7 +58,7 @@ def decode(stream: Stream, shape: tuple[int, ...], dtype: npt.DTypeLike = np.int
     count = int(np.prod(shape, dtype=object)) if shape else 1
     _check(stream, count)
     model = parse(stream.params) if stream.coder == RANS else None
-    kind = np.dtype(dtype)
+    kind: Kind = np.dtype(dtype)  # type: ignore[assignment]
     if isinstance(model, int):
         _fits(model, model, kind)
         return np.full(shape, model, kind)
@@ -78,7 +78,8 @@ def decode_chunk(stream: Stream, index: int, dtype: npt.DTypeLike = np.int32) ->
     model = parse(stream.params) if stream.coder == RANS else None
     if isinstance(model, int):
         return np.full(stream.chunk_count(index), model, dtype)
-    return _decode_chunk(stream, model, index, np.dtype(dtype))
+    kind: Kind = np.dtype(dtype)  # type: ignore[assignment]
+    return _decode_chunk(stream, model, index, kind)
 
 
 def _check(stream: Stream, count: int) -> None:
@@ -90,7 +91,7 @@ def _check(stream: Stream, count: int) -> None:
         raise CodecError(f"coder {stream.coder} with {len(stream.chunks)} chunks, expected {expected}")
 
 
-def _fits(low: int, high: int, kind: np.dtype[np.signedinteger]) -> None:
+def _fits(low: int, high: int, kind: Kind) -> None:
     if low < np.iinfo(kind).min or high > np.iinfo(kind).max:
         raise CodecError(f"integers from {low} to {high} do not fit {kind}")
 
@@ -108,7 +109,7 @@ def _encode_chunk(part: Values, model: Model) -> bytes:
     return listed + raw + kernels.encode_symbols(symbols, model.tables)
 
 
-def _decode_chunk(stream: Stream, model: Model | None, index: int, kind: np.dtype[np.signedinteger]) -> Values:
+def _decode_chunk(stream: Stream, model: Model | None, index: int, kind: Kind) -> Values:
     data, count = stream.chunks[index], stream.chunk_count(index)
     if model is None:
         return _unpacked(stream, data, count, kind)
@@ -138,7 +139,7 @@ def _trellis(codes: Values, bits: int, chunk_symbols: int) -> Stream | None:
         if found is None:
             continue
         indices, states = found
-        model, trellis_bits = choose_trellis(indices, states & 1, plain)
+        model, trellis_bits = choose_trellis(indices, (states & 1).astype(np.uint8), plain)
         if trellis_bits >= bits:
             continue
         chunks = []
@@ -146,12 +147,14 @@ def _trellis(codes: Values, bits: int, chunk_symbols: int) -> Stream | None:
             part = slice(start, start + chunk_symbols)
             symbols, listed = window_symbols(indices[part], model)
             first = bytes([states[start]])
-            chunks.append(first + listed + kernels.encode_symbols(symbols, model.tables, states[part] & 1))
+            chunks.append(
+                first + listed + kernels.encode_symbols(symbols, model.tables, (states[part] & 1).astype(np.uint8))
+            )
         return Stream(RANS, model.to_bytes(), tuple(chunks), chunk_symbols, len(columns))
     return None
 
 
-def _decode_trellis_chunk(data: bytes, count: int, model: Model, kind: np.dtype[np.signedinteger]) -> Values:
+def _decode_trellis_chunk(data: bytes, count: int, model: Model, kind: Kind) -> Values:
     if not data or data[0] > 7:
         raise CodecError("a trellis chunk without a start state")
     positions, differences, at = read_exceptions(data[1:], count) if model.exceptions else ([], [], 0)
@@ -179,7 +182,7 @@ def _packed(flat: Values, values: Ints, chunk_symbols: int, coder: int) -> Strea
     return Stream(coder, params, tuple(chunks), chunk_symbols, len(flat))
 
 
-def _unpacked(stream: Stream, data: bytes, count: int, kind: np.dtype[np.signedinteger]) -> Values:
+def _unpacked(stream: Stream, data: bytes, count: int, kind: Kind) -> Values:
     if not stream.params or stream.params[0] > 32:
         raise CodecError("bit packing without a width of at most 32 bits")
     width = stream.params[0]

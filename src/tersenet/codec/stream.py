@@ -12,9 +12,9 @@ class CodecError(ValueError):
 
 @dataclass(frozen=True)
 class Stream:
-    """`count` integers as bytes: a coder id, its parameters, and chunks of `chunk_symbols` integers (the last may be short).
+    """`count` integers as bytes: a coder id, its parameters, and chunks of `chunk_symbols` integers each.
 
-    Every chunk decodes on its own. A constant array has no chunks.
+    The last chunk may be short. Every chunk decodes on its own. A constant array has no chunks.
     """
 
     coder: int

@@ -1,10 +1,10 @@
 """From integers to at most 32 symbols and back: the model that the rANS coder runs on.
 
-An integer v is split into a coded part `t = v >> split` and `split` raw low bits. The window `[low, low + size)` of coded
-parts becomes symbols; what lies outside is clamped to the window and listed as an exception (position, difference). With
-`group` 2 or 3, that many consecutive window symbols form one symbol (base `size`, first one highest), which catches what
-neighbours tell about each other; the tail is padded with the middle of the window. A trellis path is coded as its indices,
-with one frequency table per class. A mirrored table is symmetric and stores its upper half only.
+An integer v is split into a coded part `t = v >> split` and `split` raw low bits. The window `[low, low + size)` of
+coded parts becomes symbols; what lies outside is clamped to the window and listed as an exception (position,
+difference). With `group` 2 or 3, that many consecutive window symbols form one symbol (base `size`, first one highest),
+which catches what neighbours tell about each other; the tail is padded with the middle of the window. A trellis path is
+coded as its indices, with one frequency table per class. A mirrored table is symmetric and stores its upper half only.
 """
 
 from dataclasses import dataclass, replace
@@ -36,7 +36,7 @@ class Model:
     @property
     def alphabet(self) -> int:
         """The number of symbols."""
-        return self.size**self.group
+        return int(self.size**self.group)
 
     @property
     def tables(self) -> list[Ints]:
@@ -130,7 +130,8 @@ def grouped(symbols: npt.NDArray[np.uint8], model: Model) -> npt.NDArray[np.uint
     padding = np.full(-len(symbols) % model.group, model.size // 2, np.uint8)
     rows = np.concatenate((symbols, padding)).reshape(-1, model.group)
     weights = np.array([model.size**i for i in range(model.group - 1, -1, -1)], np.uint8)
-    return (rows * weights).sum(axis=1, dtype=np.uint8)
+    joined: npt.NDArray[np.uint8] = (rows * weights).sum(axis=1, dtype=np.uint8)
+    return joined
 
 
 def ungrouped(symbols: npt.NDArray[np.uint8], model: Model, count: int) -> npt.NDArray[np.uint8]:

@@ -46,14 +46,16 @@ def _edge(quarter: int) -> int:
 
 
 def frequencies(levels: Ints) -> Ints:
-    """12-bit frequencies of `levels`: proportional to 2^(-level / 4), at least 1, sum 4096 (the largest takes the rest).
+    """12-bit frequencies of `levels`: proportional to 2^(-level / 4), at least 1, sum 4096.
+
+    What rounding leaves over goes to the largest (the first of them).
 
     **Raises** `CodecError` for levels no encoder writes.
     """
     present = levels != ABSENT
     if not present.any() or (levels[present] > MAX_LEVEL).any() or len(levels) > MAX_SYMBOLS:
         raise CodecError("a frequency table has levels out of range")
-    weights = [_QUARTERS[level % 4] >> (level // 4) if level != ABSENT else 0 for level in levels.tolist()]
+    weights = [0 if level == ABSENT else _QUARTERS[level % 4] >> (level // 4) for level in levels.tolist()]
     total = sum(weights)
     rounded = [max(1, (weight * TOTAL * 2 + total) // (2 * total)) if weight else 0 for weight in weights]
     top = rounded.index(max(rounded))
@@ -99,9 +101,9 @@ def lengths(freqs: Ints) -> Ints:
 def alias_buckets(freqs: Ints) -> tuple[Ints, Ints, Ints, Ints]:
     """The 4096 slots as 16 or 32 equal buckets, each shared by at most two symbols.
 
-    In bucket b, the first `divider[b]` slots belong to symbol b with ranks `first[b] + i`, the others (i from 0 behind the
-    divider) to symbol `alias[b]` with ranks `second[b] + i`. Built greedily: the lowest bucket that is not full is filled
-    by the lowest symbol that has more than a bucket left.
+    In bucket b, the first `divider[b]` slots belong to symbol b with ranks `first[b] + i`, the others (i from 0 behind
+    the divider) to symbol `alias[b]` with ranks `second[b] + i`. Built greedily: the lowest bucket that is not full is
+    filled by the lowest symbol that has more than a bucket left.
 
     **Shapes**: `[n]` -> four times `[16]` (n <= 16) or `[32]`.
     """

@@ -1,7 +1,8 @@
 """The eight-state machine of trellis (dependent) quantisation, as an exact integer transform (docs/design/0003).
 
 Codes n on the half-step grid are scanned column by column; in a state of class E they are `n = 2k`, in class O
-`n = 2k - sign(k)` ("zero" variant) or `n = 2k - 1` ("plain"). The parity of k moves the machine. Class of a state: its parity.
+`n = 2k - sign(k)` ("zero" variant) or `n = 2k - 1` ("plain"). The parity of k moves the machine; the class of a state
+is its parity.
 """
 
 import numpy as np

@@ -1,0 +1,148 @@
+"""What is in a file, byte by byte, and whether all of it decodes. Never imports torch."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .. import codec
+from .layout import HASH, HEADER, PREFIX, TRAILER, VERSION, Record
+from .reader import Reader
+from .writer import canonical
+
+
+@dataclass(frozen=True)
+class Row:
+    """One tensor: `bytes` in the data sections, of which `grid_bytes` scales and `table_bytes` frequency tables."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    grid: str
+    coder: str
+    weights: int
+    bytes: int
+    grid_bytes: int
+    table_bytes: int
+    index_bytes: float
+    reason: str
+
+    @property
+    def bits_per_weight(self) -> float:
+        """8 x bytes / weights."""
+        return 8 * self.bytes / self.weights if self.weights else 0.0
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A file: its tensors, what else takes bytes (`overhead`, by name), and where it comes from.
+
+    `sum(row.bytes for row in rows) + sum(overhead.values()) == size`, exactly.
+    """
+
+    path: str
+    version: int
+    size: int
+    original_bytes: int
+    rows: list[Row]
+    overhead: dict[str, int]
+    aliases: dict[str, str]
+    batch_norm: str
+    provenance: dict[str, Any]
+
+    @property
+    def bits_per_weight(self) -> float:
+        """The rate: 8 x bytes of all that belongs to the quantised tensors (index entries too) / their weights."""
+        quantised = [row for row in self.rows if row.grid]
+        weights = sum(row.weights for row in quantised)
+        return 8 * sum(row.bytes + row.index_bytes for row in quantised) / weights if weights else 0.0
+
+    @property
+    def side_information(self) -> float:
+        """Bytes of everything but codes and kept tensors."""
+        quantised = [row for row in self.rows if row.grid]
+        return sum(self.overhead.values()) + sum(row.grid_bytes + row.table_bytes for row in quantised)
+
+
+def summarize(path: str | Path, *, max_output: int | None = None) -> Summary:
+    """The contents of a file. **Raises** `FormatError` if it is damaged or foreign."""
+    return _summary(Reader(path, max_output))
+
+
+def verify(path: str | Path, *, max_output: int | None = None) -> Summary:
+    """The contents of a file, after checking every checksum and decoding every tensor.
+
+    **Raises** `FormatError` (or `ChecksumError`, `VersionError`, `SizeLimitError`) saying what is wrong and where.
+    """
+    reader = Reader(path, max_output)
+    reader.check_all()
+    for record in reader.index.records.values():
+        if not record.grid:
+            reader.kept(record)
+            continue
+        stream = reader.stream(record)[1]
+        matrix = (
+            (record.shape[0], record.count // record.shape[0])
+            if len(record.shape) > 1 and record.count
+            else record.shape
+        )
+        try:
+            codes = codec.decode(stream, matrix, {"i8": "int8", "i16": "int16", "i32": "int32"}[record.code_type])
+        except codec.CodecError as error:
+            raise reader.broken(record.name, error) from error
+        if record.grid == "codebook":
+            levels = record.fields["values"].shape[-1]
+            reader.need(record, codes.size == 0 or 0 <= int(codes.min()) <= int(codes.max()) < levels)
+    for name in reader.index.files:
+        reader.file(name)
+    return _summary(reader)
+
+
+def _summary(reader: Reader) -> Summary:
+    records = list(reader.index.records.values())
+    texts = [len(canonical({"": record.to_json()})) - 5 for record in records]
+    share = reader.index_size / max(1, sum(texts) + len(canonical(reader.index.about)))
+    rows = [_row(record, text * share) for record, text in zip(records, texts, strict=True)]
+    files = sum(size for size, _ in reader.index.files.values())
+    held = sum(row.bytes for row in rows) + files
+    overhead = {
+        "header and trailer": HEADER + PREFIX + TRAILER,
+        "index": reader.index_size,
+        "checksums": HASH * len(reader.index.sections),
+        "attachments": files,
+    }
+    overhead["padding and unknown sections"] = reader.size - held - sum(overhead.values())
+    about = reader.index.about
+    return Summary(
+        str(reader.path),
+        VERSION,
+        reader.size,
+        sum(record.original for record in records),
+        rows,
+        {name: size for name, size in overhead.items() if size},
+        about["aliases"],
+        about["batch_norm"] or "keep",
+        about["provenance"],
+    )
+
+
+def _row(record: Record, index_bytes: float) -> Row:
+    grid = record.grid
+    if grid:
+        scale = record.fields.get("scale") or record.fields["values"]
+        per = f"axis {record.scalars['axis']}" if "axis" in record.scalars else ""
+        per = f"groups of {record.scalars['group_size']}" if "group_size" in record.scalars else per or "tensor"
+        grid = f"{grid}, {scale.dtype} per {per}"
+    coder = codec.CODER_NAMES.get(record.coder, "?") if grid else ("raw", "zstd", "constant")[record.storage]
+    return Row(
+        record.name,
+        record.shape,
+        record.dtype,
+        grid,
+        coder,
+        record.count,
+        record.size,
+        record.grid_size,
+        record.params,
+        index_bytes,
+        record.reason and f"{record.reason}, kept as {record.stored}",
+    )

@@ -1,0 +1,98 @@
+"""Writing the container: bytes go out as they come, the header is rewritten at the end."""
+
+import json
+from collections.abc import Mapping
+from typing import Any, BinaryIO
+
+import xxhash
+import zstandard
+
+from .layout import ALIGN, CLOSE_SECTION, END, HASH, HEADER, MAGIC, PREFIX, TRAILER, VERSION, Record
+
+
+class Writer:
+    """A container that is being written to `stream`, which must be seekable and empty."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self._records: list[Record] = []
+        self._files: dict[str, list[int]] = {}
+        self._sections: list[int] = []
+        self._open = 0  # bytes in the open section
+        self._hash = xxhash.xxh3_64()
+        self._position = 0
+        self._write(bytes(HEADER) + _prefix())
+
+    def add(self, record: Record, parts: list[bytes]) -> None:
+        """Append a tensor whose `parts` have `record.size` bytes together."""
+        self._records.append(record)
+        self._append(parts)
+
+    def add_file(self, name: str, content: bytes) -> None:
+        """Append an attachment."""
+        packed = compress(content)
+        self._files[name] = [len(packed), len(content)]
+        self._append([packed])
+
+    def close(self, **about: Any) -> int:
+        """Write index, trailer and header; `about` are the model's further JSON members. Returns the file's bytes."""
+        self._close_section()
+        index: dict[str, Any] = {
+            "sections": self._sections,
+            "tensors": [record.to_json() for record in self._records],
+            **({"files": self._files} if self._files else {}),
+            **{key: value for key, value in about.items() if value},
+        }
+        packed = compress(canonical(index))
+        offset = self._position
+        total = offset + len(packed) + TRAILER
+        header = _header(total - HEADER)
+        digest = xxhash.xxh3_64_intdigest(header + _prefix() + packed)
+        numbers = b"".join(value.to_bytes(8, "little") for value in (offset, len(packed), digest))
+        self._write(packed + numbers + END)
+        self._stream.seek(0)
+        self._stream.write(header)
+        return total
+
+    def _append(self, parts: list[bytes]) -> None:
+        for part in parts:
+            self._hash.update(part)
+            self._write(part)
+            self._open += len(part)
+        if self._open >= CLOSE_SECTION:
+            self._close_section()
+
+    def _close_section(self) -> None:
+        if not self._open:
+            return
+        self._write(self._hash.intdigest().to_bytes(HASH, "little"))
+        self._sections.append(self._open)
+        self._write(bytes(-self._position % ALIGN))
+        self._open, self._hash = 0, xxhash.xxh3_64()
+
+    def _write(self, data: bytes) -> None:
+        self._stream.write(data)
+        self._position += len(data)
+
+
+def canonical(value: Mapping[str, Any]) -> bytes:
+    """JSON with sorted keys and no spaces."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+
+
+def compress(data: bytes) -> bytes:
+    """One zstd frame with its content size."""
+    return zstandard.ZstdCompressor(level=19, write_content_size=True).compress(data)
+
+
+def _prefix() -> bytes:
+    return (MAGIC + VERSION.to_bytes(4, "little")).ljust(PREFIX, b"\0")
+
+
+def _header(size: int) -> bytes:
+    """The safetensors header of a file with one U8 tensor of `size` bytes, padded with spaces."""
+    tensor = {"dtype": "U8", "shape": [size], "data_offsets": [0, size]}
+    text = json.dumps(
+        {"__metadata__": {"format": "terse", "version": str(VERSION)}, "terse": tensor}, separators=(",", ":")
+    )
+    return (HEADER - 8).to_bytes(8, "little") + text.encode().ljust(HEADER - 8)

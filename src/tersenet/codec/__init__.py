@@ -5,7 +5,17 @@ machine, with or without the native module; a malformed stream raises `CodecErro
 """
 
 from .choice import code_lengths
-from .coder import cost, decode, decode_chunk, encode
+from .coder import cost, decode, decode_chunk, decode_uniform, encode
 from .stream import CODER_NAMES, CodecError, Stream
 
-__all__ = ["CODER_NAMES", "CodecError", "Stream", "code_lengths", "cost", "decode", "decode_chunk", "encode"]
+__all__ = [
+    "CODER_NAMES",
+    "CodecError",
+    "Stream",
+    "code_lengths",
+    "cost",
+    "decode",
+    "decode_chunk",
+    "decode_uniform",
+    "encode",
+]

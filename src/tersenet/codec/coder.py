@@ -7,10 +7,9 @@ import numpy.typing as npt
 import zstandard
 
 from . import kernels
-from .bitpack import pack, unpack
 from .choice import choose, choose_trellis, group_counts
 from .stream import RANS, RAW, ZSTD, CodecError, Stream, get_varint, put_varint, unzigzag, zigzag
-from .symbols import Model, Values, constant_params, parse, read_exceptions, ungrouped, window_symbols
+from .symbols import Model, Values, constant_params, parse, read_exceptions, window_symbols
 from .table import Ints
 
 ZSTD_LEVEL = 19
@@ -105,7 +104,7 @@ def _encode_chunk(part: Values, model: Model) -> bytes:
         symbols, listed = window_symbols(part, model)
         return listed + kernels.encode_symbols(symbols, model.tables)
     symbols, listed = window_symbols(part >> model.split, model)
-    raw = pack((part & ((1 << model.split) - 1)).astype(np.uint32), model.split)
+    raw = kernels.pack((part & ((1 << model.split) - 1)).astype(np.uint32), model.split)
     return listed + raw + kernels.encode_symbols(symbols, model.tables)
 
 
@@ -118,8 +117,7 @@ def _decode_chunk(stream: Stream, model: Model | None, index: int, kind: Kind) -
     _fits(model.low << model.split, ((model.low + model.size) << model.split) - 1, kind)
     positions, differences, at = read_exceptions(data, count) if model.exceptions else ([], [], 0)
     raw_bytes = (count * model.split + 7) // 8
-    symbols = kernels.decode_symbols(data[at + raw_bytes :], -(-count // model.group), model.tables)
-    parts = ungrouped(symbols, model, count).astype(kind)
+    parts = kernels.decode_parts(data[at + raw_bytes :], count, model).astype(kind)
     parts += kind.type(model.low)
     for position, difference in zip(positions, differences, strict=True):
         value = int(parts[position]) + difference
@@ -127,7 +125,7 @@ def _decode_chunk(stream: Stream, model: Model | None, index: int, kind: Kind) -
         parts[position] = value
     if model.split:
         parts <<= kind.type(model.split)
-        parts |= unpack(data[at : at + raw_bytes], count, model.split).astype(kind)
+        parts |= kernels.unpack(data[at : at + raw_bytes], count, model.split).astype(kind)
     return parts
 
 
@@ -176,7 +174,7 @@ def _width(values: Ints) -> int:
 def _packed(flat: Values, values: Ints, chunk_symbols: int, coder: int) -> Stream:
     low, width = int(values[0]), _width(values)
     params = bytes([width]) + put_varint(zigzag(low))
-    chunks = [pack((part.astype(np.int64) - low).astype(np.uint32), width) for part in _cut(flat, chunk_symbols)]
+    chunks = [kernels.pack((part.astype(np.int64) - low).astype(np.uint32), width) for part in _cut(flat, chunk_symbols)]
     if coder == ZSTD:
         chunks = [zstandard.ZstdCompressor(level=ZSTD_LEVEL).compress(chunk) for chunk in chunks]
     return Stream(coder, params, tuple(chunks), chunk_symbols, len(flat))
@@ -198,7 +196,38 @@ def _unpacked(stream: Stream, data: bytes, count: int, kind: Kind) -> Values:
             raise CodecError(f"zstd: {error}") from error
     if len(data) != size:
         raise CodecError(f"{len(data)} packed bytes, expected {size}")
-    values = unpack(data, count, width).astype(np.int64) + low
+    values = kernels.unpack(data, count, width).astype(np.int64) + low
     if count:
         _fits(int(values.min()), int(values.max()), kind)
     return values.astype(kind)
+
+
+def decode_uniform(
+    stream: Stream,
+    scale: npt.NDArray[np.float32],
+    zero_point: npt.NDArray[np.int32],
+    offset: npt.NDArray[np.float32],
+    run: int,
+) -> npt.NDArray[np.float32]:
+    """fp32 values `(code - zero_point) * scale + offset` of a stream in C order, every operation rounded on its own.
+
+    The parameters belong to `run` consecutive integers each and are used cyclically; `zero_point` and `offset` may be
+    empty (zero). **Shapes**: `scale` `[units]`, the others `[units]` or `[0]`; the result is `[count]`.
+
+    **Raises** `CodecError` if the stream is malformed or a trellis path (its integers are not in C order).
+    """
+    _check(stream, stream.count)
+    model = parse(stream.params) if stream.coder == RANS else None
+    if isinstance(model, Model) and model.trellis:
+        raise CodecError("a trellis path decodes to integers first")
+    out = np.empty(stream.count, np.float32)
+    grid = (np.ascontiguousarray(scale), np.ascontiguousarray(zero_point), np.ascontiguousarray(offset))
+    for index, start in enumerate(range(0, stream.count, stream.chunk_symbols)):
+        part = out[start : start + stream.chunk_symbols]
+        if isinstance(model, Model) and kernels.decode_uniform(stream.chunks[index], part, model, start, run, grid):
+            continue
+        codes = decode_chunk(stream, index) if not isinstance(model, int) else np.full(len(part), model, np.int32)
+        unit = (np.arange(start, start + len(part)) // run) % len(scale)
+        values = (codes - zero_point[unit] if len(zero_point) else codes).astype(np.float32) * scale[unit]
+        part[:] = values + offset[unit] if len(offset) else values
+    return out

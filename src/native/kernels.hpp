@@ -1,0 +1,45 @@
+// Small kernels on integers and floats; their references are in src/tersenet/codec and src/tersenet/steps.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+namespace tersenet {
+
+// out[i] = (symbol digit + low) for groups of `group` digits in base `size`; `count` integers in all.
+template <typename T>
+void expand(const uint8_t* symbols, size_t count, int group, int size, int32_t low, T* out) {
+  if (group == 1) {
+    for (size_t i = 0; i < count; ++i) out[i] = static_cast<T>(symbols[i] + low);
+    return;
+  }
+  T digits[32][3];
+  for (int s = 0; s < 32; ++s)
+    for (int g = group - 1, rest = s; g >= 0; --g, rest /= size) digits[s][g] = static_cast<T>(rest % size + low);
+  size_t i = 0;
+  for (; i + group <= count; i += group)
+    for (int g = 0; g < group; ++g) out[i + g] = digits[symbols[i / group]][g];
+  for (int g = 0; i < count; ++i, ++g) out[i] = digits[symbols[i / group]][g];
+}
+
+// Eight-state trellis (docs/design/0003): class of a state is its lowest bit, parity of k moves it.
+constexpr uint8_t kNext[8][2] = {{0, 1}, {3, 2}, {5, 4}, {6, 7}, {1, 0}, {2, 3}, {4, 5}, {7, 6}};
+
+inline int32_t trellis_code(int32_t k, bool odd, bool plain) {
+  if (!odd) return 2 * k;
+  return plain ? 2 * k - 1 : 2 * k - (k > 0) + (k < 0);
+}
+
+// Indices and states of a path; false if the codes are none.
+bool trellis_indices(const int32_t* codes, size_t count, bool plain, int32_t* indices, uint8_t* states);
+
+// Viterbi search over one column: the path n from `state` that minimises sum weight * (target - n * scale)^2 + lambda * bits,
+// where bits = lengths[class][k - low] (clamped). Returns the last state.
+int trellis_column(const float* target, const float* weight, size_t rows, float scale, const float* lengths_even,
+                   const float* lengths_odd, int32_t low, int32_t size, bool plain, float lambda, int state, int32_t* codes);
+
+// Fixed-width fields, least significant bit first.
+std::vector<uint8_t> pack(const uint32_t* values, size_t count, int width);
+void unpack(const uint8_t* data, size_t count, int width, uint32_t* values);
+
+}  // namespace tersenet

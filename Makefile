@@ -1,22 +1,25 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+PIP := $(BIN)/pip install -q -c constraints.txt
 
-.PHONY: demo test check install test-install clean
+.PHONY: demo test check test-install clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 # torch goes in first, alone and pinned: a bare "torch" pulls gigabytes of CUDA packages.
-install: $(BIN)/python
-	$(BIN)/pip install -q -c constraints.txt torch
-	$(BIN)/pip install -q -c constraints.txt .
+demo: $(BIN)/python
+	$(PIP) torch
+	$(PIP) ".[lab]"
+	$(BIN)/tersenet demo --force
 
-test-install: install
-	$(BIN)/pip install -q -c constraints.txt ".[test]"
+test-install: $(BIN)/python
+	$(PIP) torch
+	$(PIP) ".[test]"
 
 test: test-install
-	$(BIN)/python -m pytest
+	TERSENET_REQUIRE_NATIVE=1 $(BIN)/python -m pytest
 
 check: test-install
 	$(BIN)/ruff check .

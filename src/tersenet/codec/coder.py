@@ -34,7 +34,8 @@ def encode(codes: Values, *, effort: str = "fast", chunk_symbols: int = 1 << 20)
     best = _trellis(codes, bits, chunk_symbols) if codes.ndim == 2 else None
     if best is None and bits < _raw_bits(values, len(flat)):
         if model.group > 1:
-            model = model.with_counts([group_counts(flat, model)])
+            counted = [group_counts(part, model) for part in _cut(flat, chunk_symbols)]  # chunks group on their own
+            model = model.with_counts([np.sum(counted, axis=0)])
         chunks = (_encode_chunk(part, model) for part in _cut(flat, chunk_symbols))
         best = Stream(RANS, model.to_bytes(), tuple(chunks), chunk_symbols, len(flat))
     if best is None:
@@ -174,7 +175,9 @@ def _width(values: Ints) -> int:
 def _packed(flat: Values, values: Ints, chunk_symbols: int, coder: int) -> Stream:
     low, width = int(values[0]), _width(values)
     params = bytes([width]) + put_varint(zigzag(low))
-    chunks = [kernels.pack((part.astype(np.int64) - low).astype(np.uint32), width) for part in _cut(flat, chunk_symbols)]
+    chunks = [
+        kernels.pack((part.astype(np.int64) - low).astype(np.uint32), width) for part in _cut(flat, chunk_symbols)
+    ]
     if coder == ZSTD:
         chunks = [zstandard.ZstdCompressor(level=ZSTD_LEVEL).compress(chunk) for chunk in chunks]
     return Stream(coder, params, tuple(chunks), chunk_symbols, len(flat))

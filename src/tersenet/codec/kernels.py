@@ -61,7 +61,7 @@ def decode_uniform(
     run: int,
     grid: tuple[npt.NDArray[np.float32], npt.NDArray[np.int32], npt.NDArray[np.float32]],
 ) -> bool:
-    """Decode a plain chunk straight to fp32 into `out`; False if that needs the long way. `grid`: scale, zero, offset."""
+    """Decode a plain chunk to fp32 straight into `out`; False if that needs the long way."""
     module = native()
     if module is None or model.exceptions or model.split or model.trellis or not len(out):
         return False

@@ -1,6 +1,6 @@
 """Finding the native module: it is optional, its absence is said once, and its presence can be demanded.
 
-`TERSENET_REQUIRE_NATIVE=1` turns absence into an error. `TERSENET_ISA` = avx512, avx2, scalar or reference forces a path.
+`TERSENET_REQUIRE_NATIVE=1` turns absence into an error. `TERSENET_ISA` (avx512, avx2, scalar, reference) forces a path.
 """
 
 import os

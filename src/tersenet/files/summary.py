@@ -103,14 +103,13 @@ def _summary(reader: Reader) -> Summary:
     share = reader.index_size / max(1, sum(texts) + len(canonical(reader.index.about)))
     rows = [_row(record, text * share) for record, text in zip(records, texts, strict=True)]
     files = sum(size for size, _ in reader.index.files.values())
-    held = sum(row.bytes for row in rows) + files
     overhead = {
         "header and trailer": HEADER + PREFIX + TRAILER,
         "index": reader.index_size,
         "checksums": HASH * len(reader.index.sections),
         "attachments": files,
     }
-    overhead["padding and unknown sections"] = reader.size - held - sum(overhead.values())
+    overhead["padding and unknown sections"] = reader.size - sum(row.bytes for row in rows) - sum(overhead.values())
     about = reader.index.about
     return Summary(
         str(reader.path),

@@ -77,6 +77,28 @@ int trellis_column(const float* target, const float* weight, size_t rows, float 
   return last;
 }
 
+void round_with_feedback(const float* weight, size_t rows, size_t columns, float scale, size_t kernel, const float* alpha,
+                         const float* beta, int32_t* codes) {
+  constexpr size_t kLanes = 16;  // rows at a time: the chain of one row is latency, sixteen of them are not
+  for (size_t start = 0; start < rows; start += kLanes) {
+    const size_t lanes = rows - start < kLanes ? rows - start : kLanes;
+    float in_kernel[kLanes] = {}, in_row[kLanes] = {};
+    for (size_t j = 0; j < columns; ++j) {
+      if (j % kernel == 0)
+        for (float& sum : in_kernel) sum = 0;
+      for (size_t r = 0; r < lanes; ++r) {
+        const size_t at = (start + r) * columns + j;
+        const float w = weight[at];
+        const float code = std::nearbyintf((w + alpha[j] * in_kernel[r] + beta[j] * in_row[r]) / scale);
+        const float error = w - code * scale;
+        in_kernel[r] += error;
+        in_row[r] += error;
+        codes[at] = static_cast<int32_t>(code);
+      }
+    }
+  }
+}
+
 std::vector<uint8_t> pack(const uint32_t* values, size_t count, int width) {
   std::vector<uint8_t> out((count * width + 7) / 8);
   uint64_t held = 0;

@@ -38,6 +38,11 @@ bool trellis_indices(const int32_t* codes, size_t count, bool plain, int32_t* in
 int trellis_column(const float* target, const float* weight, size_t rows, float scale, const float* lengths_even,
                    const float* lengths_odd, int32_t low, int32_t size, bool plain, float lambda, int state, int32_t* codes);
 
+// Rounds every row from left to right: code = rint((w + alpha[j] * A + beta[j] * S) / scale), A and S the sums of the errors
+// so far in the kernel and in the row. `rows` x `columns`, kernels of `kernel` columns.
+void round_with_feedback(const float* weight, size_t rows, size_t columns, float scale, size_t kernel, const float* alpha,
+                         const float* beta, int32_t* codes);
+
 // Fixed-width fields, least significant bit first.
 std::vector<uint8_t> pack(const uint32_t* values, size_t count, int width);
 void unpack(const uint8_t* data, size_t count, int width, uint32_t* values);

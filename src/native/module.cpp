@@ -152,6 +152,17 @@ int trellis_column_of(In<float> target, In<float> weight, float scale, In<float>
                         static_cast<int32_t>(even.size()), plain, lambda, state, codes.data());
 }
 
+template <typename T>
+using Matrix = nb::ndarray<T, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+
+void round_rows(Matrix<const float> weight, float scale, size_t kernel, In<float> alpha, In<float> beta, Matrix<int32_t> codes) {
+  const size_t rows = weight.shape(0), columns = weight.shape(1);
+  if (codes.shape(0) != rows || codes.shape(1) != columns || alpha.size() != columns || beta.size() != columns || !kernel)
+    throw std::invalid_argument("arrays of different shapes");
+  nb::gil_scoped_release release;
+  round_with_feedback(weight.data(), rows, columns, scale, kernel, alpha.data(), beta.data(), codes.data());
+}
+
 nb::bytes pack_bits(In<uint32_t> values, int width) {
   if (width < 0 || width > 32) throw std::invalid_argument("a width outside 0 to 32");
   return to_bytes(pack(values.data(), values.size(), width));
@@ -178,6 +189,7 @@ NB_MODULE(_native, m) {
   m.def("histogram", &histogram<int32_t>);
   m.def("trellis_indices", &trellis_indices_of);
   m.def("trellis_column", &trellis_column_of);
+  m.def("round_with_feedback", &round_rows);
   m.def("pack", &pack_bits);
   m.def("unpack", &unpack_bits);
 }

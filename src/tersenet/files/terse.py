@@ -1,7 +1,7 @@
 """`.terse` files: the one place where the container meets tensors."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from io import BytesIO
+from io import RawIOBase
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -47,9 +47,19 @@ def write(
         return _write(stream, tensors, around, effort)
 
 
-def measure(model: CompressedModel) -> int:
-    """The size in bytes of the file that `save` would write."""
-    return _write(BytesIO(), model.tensors.items(), model, "fast")
+def measure(tensors: Iterable[tuple[str, Entry]], around: CompressedModel) -> int:
+    """The size in bytes of the file that `write` would make, one tensor in memory at a time."""
+    return _write(_Nowhere(), tensors, around, "fast")
+
+
+class _Nowhere(RawIOBase):
+    """A stream that forgets."""
+
+    def write(self, data: Any) -> int:
+        return len(data)
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return offset
 
 
 def load(path: str | Path, *, max_output: int | None = None) -> CompressedModel:
@@ -89,7 +99,9 @@ class LazyTensors(Mapping[str, Entry]):
         return len(self._reader.index.records)
 
 
-def _write(stream: BinaryIO, tensors: Iterable[tuple[str, Entry]], around: CompressedModel, effort: str) -> int:
+def _write(
+    stream: BinaryIO | RawIOBase, tensors: Iterable[tuple[str, Entry]], around: CompressedModel, effort: str
+) -> int:
     writer = Writer(stream)
     for name, entry in tensors:
         writer.add(*(_quantised(name, entry, effort) if isinstance(entry, QTensor) else _kept(name, entry)))

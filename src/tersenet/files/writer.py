@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from io import RawIOBase
 from typing import Any, BinaryIO
 
 import xxhash
@@ -13,7 +14,7 @@ from .layout import ALIGN, CLOSE_SECTION, END, HASH, HEADER, MAGIC, PREFIX, TRAI
 class Writer:
     """A container that is being written to `stream`, which must be seekable and empty."""
 
-    def __init__(self, stream: BinaryIO) -> None:
+    def __init__(self, stream: BinaryIO | RawIOBase) -> None:
         self._stream = stream
         self._records: list[Record] = []
         self._files: dict[str, list[int]] = {}

@@ -128,7 +128,7 @@ def prepare_batch_norm(source: TensorSource, mode: str, module: nn.Module | None
     """
     if mode == "keep":
         return source
-    if mode == "fold":
+    if mode == "fold" and module is None:
         raise UsageError("--bn fold needs the network's code (--model), to know which weights come before a batch norm")
     found = batch_norms(source.specs)
     if not found:

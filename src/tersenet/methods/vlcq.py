@@ -1,0 +1,213 @@
+"""VLCQ: data-free quantisation for variable-length codes. Uniform grids without clipping, then entropy coding.
+
+No fixed code width, no clipping, no data; the step decides the rate (VLCQ, Future Generation Computer Systems 2025, doi
+10.1016/j.future.2024.107654). Only its abstract was available to us, so the algorithm is ours:
+
+* One number rules all tensors. Where errors count alike, the optimal step is the same everywhere (a bit buys 6 dB
+  wherever it is spent); `target_bits` or `max_bytes` is met by bisection on estimated rates and at most three real
+  encodes.
+* From the weights alone, errors are compensated along each row with a prior of what inputs look like.
+* With the network's code (`--model`), inputs are synthesised from the batch-norm statistics; the step of a layer follows
+  its measured sensitivity, rows are scaled by theirs (free of charge where the following batch norm is written as a
+  pair), and errors are compensated in GPTQ order on the inputs that the quantised network itself sees.
+
+Dead zones (rate-distortion-optimised rounding), dependent quantisation and re-fitted batch norms were measured and lost:
+see docs/design/0006. Needs nothing but the weights; `--calibrate` uses the task's calibration split, not synthesis.
+"""
+
+import math
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from ..core.grid import Uniform
+from ..core.method import Method, TensorSource
+from ..core.model import Entry, QTensor
+from ..core.task import Task
+from ..errors import UsageError
+from ..files.terse import measure
+from ..progress import progress
+from ..steps.budget import fill
+from ..steps.network import NetworkQuantizer
+from ..steps.prior import relative_step, round_with_feedback, sampled
+from ..steps.rate import rounded_entropy
+from ..steps.sides import check_finite, keep, prepare_batch_norm, why_kept
+from ..steps.synthesize import guess_shape, has_statistics, synthesize
+
+DEFAULT_BITS = 4.0
+SAMPLE = 1 << 14  # weights per tensor that rates are estimated on
+TABLE_BYTES = 14  # what a tensor's frequency table takes, for estimates
+
+
+def on_grid(codes: Tensor, step: float, dtype: torch.dtype) -> QTensor:
+    """Codes in the narrowest integers that hold them, on a grid with one fp32 step."""
+    low, high = int(codes.min()), int(codes.max())
+    kinds = (torch.int8, torch.int16, torch.int32)
+    kind = next(k for k in kinds if torch.iinfo(k).min <= low and high <= torch.iinfo(k).max)
+    return QTensor(codes.to(kind), Uniform(torch.tensor(step, dtype=torch.float32)), dtype)
+
+
+def round_weight(weight: Tensor, axis: int, step: float) -> Tensor:
+    """Codes of a weight with the feedback of `steps.prior`, its channels (on `axis`) as rows. **Shapes**: as `weight`."""
+    turned = weight.transpose(0, axis)
+    codes = round_with_feedback(turned.flatten(1), step, turned.shape[2:].numel())
+    return codes.reshape(turned.shape).transpose(0, axis).contiguous()
+
+
+class Plan:
+    """A checkpoint prepared for quantisation with any common step `c`: samples for estimates, units of the steps.
+
+    **Raises** `WeightError` for a NaN or an infinity in a weight to be quantised.
+    """
+
+    def __init__(self, source: TensorSource, kept: Mapping[str, str], side: str) -> None:
+        self.source, self.kept, self.side = source, kept, side
+        self.network: NetworkQuantizer | None = None
+        self.samples: dict[str, Tensor] = {}
+        self.units: dict[str, float] = {}
+        self.replaced: dict[str, Tensor] = {}  # batch norm that undoes the scales of rows
+        for done, name in enumerate(source.specs):
+            if name not in kept:
+                weight = source.read(name)
+                if not math.isfinite(float(weight.sum(dtype=torch.float64))):
+                    check_finite(name, weight)
+                self.samples[name], self.units[name] = sampled(weight, SAMPLE), relative_step(weight)
+            progress("reading weights", done + 1, len(source.specs))
+
+    def use(self, network: NetworkQuantizer) -> None:
+        """Quantise the layers of `network` with it; tensors it does not run (embeddings) keep their relative step."""
+        self.network = network
+        ratios = sorted(unit / self.units[name] for name, unit in network.units.items())
+        middle = ratios[len(ratios) // 2] if ratios else 1.0
+        self.units = {name: network.units.get(name, unit * middle) for name, unit in self.units.items()}
+        for name, scale in network.scales.items():
+            self.samples[name] = self.samples[name] * float(scale.abs().log().mean().exp())
+            norm = f"{network.norms[name]}.weight"
+            self.replaced[norm] = self.source.read(norm) / scale.to(self.source.specs[norm].dtype)
+
+    def estimate(self, c: float) -> float:
+        """Estimated bytes of the quantised tensors."""
+        return sum(
+            TABLE_BYTES + self.source.specs[name].shape.numel() * rounded_entropy(sample, c * self.units[name]) / 8
+            for name, sample in self.samples.items()
+        )
+
+    def kept_entries(self) -> Iterator[tuple[str, Entry]]:
+        """The tensors that are not quantised."""
+        for name, reason in self.kept.items():
+            tensor = self.replaced[name] if name in self.replaced else self.source.read(name)
+            yield name, keep(tensor, reason, self.side)
+
+    def entries(self, c: float) -> Iterator[tuple[str, Entry]]:
+        """Every tensor of the checkpoint, in order."""
+        kept = dict(self.kept_entries())
+        made = {} if self.network is None else {name: (codes, step) for name, codes, step in self.network.codes(c)}
+        for done, (name, spec) in enumerate(self.source.specs.items()):
+            if name in made:
+                yield name, on_grid(*made[name], spec.dtype)
+            elif name in self.units:
+                step = float(torch.tensor(c * self.units[name], dtype=torch.float32))
+                yield name, on_grid(round_weight(self.source.read(name), spec.axis, step), step, spec.dtype)
+            else:
+                yield name, kept[name]
+            progress("quantising", done + 1, len(self.source.specs))
+
+
+@dataclass(frozen=True)
+class Vlcq(Method):
+    """Entropy-coded uniform quantisation to `target_bits` per weight (default 4) or to a file of `max_bytes`.
+
+    `input_shape` ("3x32x32") is guessed if absent; `images` inputs are synthesised in `synthesis_steps` steps.
+    """
+
+    needs: ClassVar[str] = "nothing"
+    reference: ClassVar[str] = ""
+
+    target_bits: float | None = None
+    max_bytes: int | None = None
+    calibrate: bool = False
+    images: int = 128
+    synthesis_steps: int = 150
+    input_shape: str | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.target_bits is not None and self.max_bytes is not None:
+            raise UsageError("give --target-bits or --max-bytes, not both")
+        if self.target_bits is not None and not self.target_bits > 0:
+            raise UsageError(f"target_bits is {self.target_bits}; it must be positive")
+
+    def compress(
+        self, source: TensorSource, module: nn.Module | None = None, task: Task | None = None
+    ) -> Iterator[tuple[str, Entry]]:
+        """Every tensor, quantised to the budget or kept. **Raises** `BudgetError` if the budget cannot be met."""
+        inputs = None if module is None else self._inputs(module, task)
+        original, source = source, prepare_batch_norm(source, self.bn, module)
+        reasons = {name: why_kept(name, spec, self) for name, spec in source.specs.items()}
+        plan = Plan(source, {name: reason for name, reason in reasons.items() if reason is not None}, self.side)
+        if module is not None and inputs is not None:
+            plan.use(NetworkQuantizer(module, inputs, plan.units.__contains__, self._row_scale(source), self.seed))
+        made: dict[float, dict[str, Entry]] = {}  # only a network's result is held: bare tensors are made again
+
+        def entries(c: float) -> Iterator[tuple[str, Entry]]:
+            if plan.network is None:
+                return plan.entries(c)
+            if c not in made:
+                made.clear()
+                made[c] = dict(plan.entries(c))
+            return iter(made[c].items())
+
+        around = self.model(original, {})
+        if self.max_bytes is not None:
+            goal, rest, what = self.max_bytes, 0, f"a file of {self.max_bytes:,} bytes"
+        else:
+            weights = sum(source.specs[name].shape.numel() for name in plan.units)
+            goal = int((self.target_bits or DEFAULT_BITS) * weights / 8)
+            rest, what = measure(plan.kept_entries(), around), f"{self.target_bits or DEFAULT_BITS} bits per weight"
+        if plan.units:
+            c = fill(plan.estimate, lambda c: measure(entries(c), around) - rest, goal, what)
+            yield from entries(c)
+        else:
+            yield from plan.kept_entries()
+
+    def _inputs(self, module: nn.Module, task: Task | None) -> Tensor | None:
+        """Inputs to compensate errors on: calibration data if asked for, else synthesised; None if neither is possible."""
+        if self.calibrate:
+            if task is None:
+                raise UsageError("--calibrate needs --task (task=...) with a calibration split")
+            batches = [inputs for inputs, _ in task.split("calibration")]
+            return torch.cat(batches)[: self.images]
+        if not has_statistics(module):
+            warnings.warn(
+                f"{type(module).__name__} has no batch-norm statistics, so no inputs can be synthesised: errors are "
+                "compensated with a prior instead; for better results give --calibrate and a --task",
+                stacklevel=3,
+            )
+            return None
+        shape = guess_shape(module) if self.input_shape is None else parse_shape(self.input_shape)
+        return synthesize(module, self.images, shape, self.synthesis_steps, self.seed)
+
+    def _row_scale(self, source: TensorSource) -> Callable[[str, Tensor], Tensor] | None:
+        """What rows are multiplied with where a batch norm undoes it: their sensitivity, or its scale to fold it."""
+        if self.bn == "keep":
+            return None
+        if self.bn == "pair":
+            return lambda norm, sensitivity: sensitivity.sqrt().clamp(2**-6, 2**6)
+
+        def folded(norm: str, sensitivity: Tensor) -> Tensor:
+            scale = source.read(f"{norm}.weight").to(torch.float32)
+            return torch.where(scale == 0, torch.ones_like(scale), scale)
+
+        return folded
+
+
+def parse_shape(text: str) -> tuple[int, ...]:
+    """`"3x32x32"` as `(3, 32, 32)`. **Raises** `UsageError`."""
+    try:
+        return tuple(int(part) for part in text.split("x"))
+    except ValueError:
+        raise UsageError(f"input shape {text!r}: expected sizes joined by x, such as 3x32x32") from None

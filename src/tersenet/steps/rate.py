@@ -1,0 +1,43 @@
+"""Rates: how many bits codes will take, and the step that takes a given number of bits."""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def entropy(codes: Tensor) -> float:
+    """Order-0 entropy of integer `codes` in bits per code.
+
+    >>> entropy(torch.tensor([0, 1, 0, 1]))
+    1.0
+    """
+    values = codes.reshape(-1).to(torch.int64)
+    span = int(values.max() - values.min()) + 1
+    counts = torch.bincount(values - values.min()) if span < 1 << 22 else torch.unique(values, return_counts=True)[1]
+    p = counts[counts > 0].to(torch.float64) / values.numel()
+    return max(0.0, -float((p * p.log2()).sum()))
+
+
+def rounded_entropy(sample: Tensor, step: float) -> float:
+    """Entropy of `round(sample / step)` in bits per weight."""
+    largest = float(sample.abs().max())
+    if not step > 0 or largest / step > 2**30:
+        return 32.0
+    return entropy(torch.round(sample / step))
+
+
+def solve_step(bits: Callable[[float], float], goal: float) -> float:
+    """The smallest step c (2^-40 to 2^20, bisected) with `bits(c) <= goal`; `bits` falls with c.
+
+    **Returns** `inf` if even the largest step takes more.
+    """
+    low, high = -40.0, 20.0
+    if bits(2.0**high) > goal:
+        return math.inf
+    for _ in range(26):
+        middle = (low + high) / 2
+        low, high = (low, middle) if bits(2.0**middle) <= goal else (middle, high)
+    return float(np.float32(2.0**high))

@@ -1,0 +1,86 @@
+"""Inputs made from a network alone: images on which its batch-norm layers see the statistics they have stored.
+
+Minimises, over the inputs x, the mean over batch-norm layers of
+
+    mean((mean(x_l) - running_mean)^2 / running_var) + 1/4 mean(log(var(x_l) / running_var)^2)
+
+with Adam from Gaussian noise (the idea of ZeroQ, Cai et al. 2020, arXiv 2001.00281).
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import InputError
+from ..progress import progress
+from .layers import BATCH_NORMS, frozen
+
+SIZES = (32, 224, 28, 64, 8)  # sides of square images tried
+
+
+def has_statistics(module: nn.Module) -> bool:
+    """Whether inputs can be synthesised: some batch norm has running statistics."""
+    return any(isinstance(part, BATCH_NORMS) and part.running_var is not None for part in module.modules())
+
+
+def guess_shape(module: nn.Module) -> tuple[int, ...]:
+    """The shape of one input: channels of the first layer, a square side that the network accepts.
+
+    **Raises** `InputError` if no side is accepted.
+    """
+    first = next((p for p in module.modules() if isinstance(p, nn.Conv1d | nn.Conv2d | nn.Linear)), None)
+    shapes: list[tuple[int, ...]] = []
+    if isinstance(first, nn.Linear):
+        shapes = [(first.in_features,)]
+    elif isinstance(first, nn.Conv1d):
+        shapes = [(first.in_channels, side) for side in (1024, 16_000, 128)]
+    elif isinstance(first, nn.Conv2d):
+        large = first.kernel_size[0] >= 7 and first.stride[0] > 1
+        shapes = [(first.in_channels, side, side) for side in ((224, *SIZES) if large else SIZES)]
+    for shape in shapes:
+        try:
+            with frozen(module), torch.no_grad():
+                module(torch.zeros(2, *shape))
+        except (RuntimeError, ValueError, AssertionError):
+            continue
+        return shape
+    raise InputError(
+        f"{type(module).__name__} accepts none of the input shapes tried ({shapes}): give --input-shape, such as 3x32x32"
+    )
+
+
+def synthesize(module: nn.Module, count: int, shape: tuple[int, ...], steps: int = 150, seed: int = 0) -> Tensor:
+    """`count` inputs of `shape`; the same seed gives the same inputs on the same machine.
+
+    **Raises** `InputError` if `module` has no batch norm with running statistics.
+    """
+    if not has_statistics(module):
+        raise InputError(f"{type(module).__name__} has no batch-norm statistics, so inputs cannot be synthesised")
+    x = torch.randn(count, *shape, generator=torch.Generator().manual_seed(seed)).requires_grad_()
+    losses: list[Tensor] = []
+
+    def hook(part: Any, given: Any) -> None:
+        y, mean, var = given[0], part.running_mean, part.running_var + part.eps
+        axes = [axis for axis in range(y.dim()) if axis != 1]
+        shift = ((y.mean(axes) - mean) ** 2 / var).mean()
+        losses.append(shift + ((y.var(axes) + 1e-8) / var).log().square().mean() / 4)
+
+    norms = [p for p in module.modules() if isinstance(p, BATCH_NORMS) and p.running_var is not None]
+    optimizer = torch.optim.Adam([x], lr=0.1)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    handles = [part.register_forward_pre_hook(hook) for part in norms]
+    try:
+        with frozen(module):
+            for step in range(steps):
+                losses.clear()
+                module(x)
+                optimizer.zero_grad()
+                torch.stack(losses).mean().backward()
+                optimizer.step()
+                schedule.step()
+                progress("synthesising inputs", step + 1, steps)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return x.detach()

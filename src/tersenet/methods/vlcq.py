@@ -7,12 +7,13 @@ No fixed code width, no clipping, no data; the step decides the rate (VLCQ, Futu
   wherever it is spent); `target_bits` or `max_bytes` is met by bisection on estimated rates and at most three real
   encodes.
 * From the weights alone, errors are compensated along each row with a prior of what inputs look like.
-* With the network's code (`--model`), inputs are synthesised from the batch-norm statistics; the step of a layer follows
-  its measured sensitivity, rows are scaled by theirs (free of charge where the following batch norm is written as a
-  pair), and errors are compensated in GPTQ order on the inputs that the quantised network itself sees.
+* With the network's code (`--model`), inputs are synthesised from the batch-norm statistics; the step of a layer
+  follows its measured sensitivity, rows are scaled by theirs (free of charge where the following batch norm is written
+  as a pair), and errors are compensated in GPTQ order on the inputs that the quantised network itself sees.
 
-Dead zones (rate-distortion-optimised rounding), dependent quantisation and re-fitted batch norms were measured and lost:
-see docs/design/0006. Needs nothing but the weights; `--calibrate` uses the task's calibration split, not synthesis.
+Dead zones (rate-distortion-optimised rounding), dependent quantisation and re-fitted batch norms were measured and
+lost: see docs/design/0006. Needs nothing but the weights; `--calibrate` uses the task's calibration split instead of
+synthesis.
 """
 
 import math
@@ -52,7 +53,7 @@ def on_grid(codes: Tensor, step: float, dtype: torch.dtype) -> QTensor:
 
 
 def round_weight(weight: Tensor, axis: int, step: float) -> Tensor:
-    """Codes of a weight with the feedback of `steps.prior`, its channels (on `axis`) as rows. **Shapes**: as `weight`."""
+    """Codes of a weight, in its shape, with the feedback of `steps.prior`; its channels (on `axis`) are the rows."""
     turned = weight.transpose(0, axis)
     codes = round_with_feedback(turned.flatten(1), step, turned.shape[2:].numel())
     return codes.reshape(turned.shape).transpose(0, axis).contiguous()
@@ -145,10 +146,10 @@ class Vlcq(Method):
         self, source: TensorSource, module: nn.Module | None = None, task: Task | None = None
     ) -> Iterator[tuple[str, Entry]]:
         """Every tensor, quantised to the budget or kept. **Raises** `BudgetError` if the budget cannot be met."""
-        inputs = None if module is None else self._inputs(module, task)
         original, source = source, prepare_batch_norm(source, self.bn, module)
         reasons = {name: why_kept(name, spec, self) for name, spec in source.specs.items()}
         plan = Plan(source, {name: reason for name, reason in reasons.items() if reason is not None}, self.side)
+        inputs = None if module is None else self._inputs(module, task)
         if module is not None and inputs is not None:
             plan.use(NetworkQuantizer(module, inputs, plan.units.__contains__, self._row_scale(source), self.seed))
         made: dict[float, dict[str, Entry]] = {}  # only a network's result is held: bare tensors are made again
@@ -175,7 +176,7 @@ class Vlcq(Method):
             yield from plan.kept_entries()
 
     def _inputs(self, module: nn.Module, task: Task | None) -> Tensor | None:
-        """Inputs to compensate errors on: calibration data if asked for, else synthesised; None if neither is possible."""
+        """Inputs to compensate errors on: calibration data if asked for, else synthesised; None if impossible."""
         if self.calibrate:
             if task is None:
                 raise UsageError("--calibrate needs --task (task=...) with a calibration split")

@@ -1,6 +1,6 @@
-"""Error compensation with data: every column of a weight matrix is rounded, and its error moved into the columns after it.
+"""Error compensation with data: every column of a weight matrix is rounded, its error moved into those after it.
 
-For inputs X with second moment H = X^T X + damping, rounding column j of W with error e_j leaves the smallest output error if
+For inputs X with second moment H = X^T X + damping, rounding column j of W with error e_j costs least if
 
     W[:, j+1:] -= e_j / U[j, j] * U[j, j+1:],   U = upper Cholesky factor of H^-1
 
@@ -19,7 +19,8 @@ def inverse_factor(moment: Tensor, damping: float = DAMPING) -> Tensor:
     ridge = float(moment.diagonal().mean()) * damping or 1.0
     identity = torch.eye(len(moment), dtype=torch.float64)
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(moment + ridge * identity))
-    return torch.linalg.cholesky(inverse, upper=True).to(torch.float32)
+    factor: Tensor = torch.linalg.cholesky(inverse, upper=True).to(torch.float32)
+    return factor
 
 
 def hardness(factor: Tensor) -> float:
@@ -43,7 +44,7 @@ def round_compensated(weight: Tensor, factor: Tensor, scale: float) -> Tensor:
 
 
 def retarget(weight: Tensor, moment: Tensor, drift: Tensor, damping: float = DAMPING) -> Tensor:
-    """The weight that gives on the inputs X' of the quantised network what `weight` gave on the inputs X of the original.
+    """The weight that gives on inputs X' (of the quantised network) what `weight` gave on X (of the original).
 
     `W + W (X - X')^T X' (X'^T X' + damping)^-1`, with `moment = X'^T X'` and `drift = (X - X')^T X'`.
 
@@ -52,5 +53,5 @@ def retarget(weight: Tensor, moment: Tensor, drift: Tensor, damping: float = DAM
     moment = moment.to(torch.float64)
     ridge = float(moment.diagonal().mean()) * damping or 1.0
     regular = moment + ridge * torch.eye(len(moment), dtype=torch.float64)
-    change = torch.linalg.solve(regular, (weight.to(torch.float64) @ drift.to(torch.float64)).T).T
+    change: Tensor = torch.linalg.solve(regular, (weight.to(torch.float64) @ drift.to(torch.float64)).T).T
     return weight.to(torch.float32) + change.to(torch.float32)

@@ -107,7 +107,8 @@ def patches(part: nn.Module, given: Tensor) -> Tensor:
     else:
         size, stride, dilation, padding = part.kernel_size, part.stride, part.dilation, _pads(part)
     columns = F.unfold(given, size, dilation, padding, stride)
-    return columns.unflatten(1, (part.groups, -1)).permute(1, 0, 3, 2).flatten(1, 2)
+    split: Tensor = columns.unflatten(1, (part.groups, -1)).permute(1, 0, 3, 2).flatten(1, 2)
+    return split
 
 
 def _pads(part: nn.Conv1d | nn.Conv2d) -> tuple[int, ...]:

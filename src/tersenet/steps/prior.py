@@ -45,10 +45,10 @@ def feedback(columns: int, kernel: int, a: float = KERNEL_CORRELATION, b: float 
 
 
 def round_with_feedback(weight: Tensor, scale: float, kernel: int) -> Tensor:
-    """Codes of `weight` on the grid of step `scale`, each rounded after the feedback of the errors before it in its row.
+    """Codes of `weight` on the grid of step `scale`, each rounded after the feedback of the errors before it.
 
-    **Shapes**: `weight` `[rows, columns]` (any float dtype) -> int32 `[rows, columns]`; kernels are `kernel` consecutive
-    columns.
+    **Shapes**: `weight` `[rows, columns]` (any float dtype) -> int32 `[rows, columns]`; a kernel is `kernel`
+    consecutive columns.
     """
     rows, columns = weight.shape
     alpha, beta = feedback(columns, kernel)
@@ -79,10 +79,10 @@ def _reference(block: Floats, scale: np.float32, kernel: int, alpha: Floats, bet
 
 
 def relative_step(weight: Tensor) -> float:
-    """The step of a tensor relative to others at one slope: `std(w)^(1/4)`, from a sample of at most 65,536 weights.
+    """The step of a tensor relative to others at one slope: `std(w)^(1/4)`, of a sample.
 
-    A step shared by all tensors is optimal where errors count alike; the mild dependence on the spread keeps tensors of a
-    very different size (embeddings) from taking all bits. 1 for a constant tensor.
+    A step shared by all tensors is optimal where errors count alike; the mild dependence on the spread keeps tensors of
+    a very different size (embeddings) from taking all bits. 1 for a constant tensor.
     """
     sample = sampled(weight)
     deviation = float(sample.std()) if sample.numel() > 1 else 0.0

@@ -46,7 +46,7 @@ def guess_shape(module: nn.Module) -> tuple[int, ...]:
             continue
         return shape
     raise InputError(
-        f"{type(module).__name__} accepts none of the input shapes tried ({shapes}): give --input-shape, such as 3x32x32"
+        f"{type(module).__name__} accepts none of the shapes tried ({shapes}): give --input-shape, such as 3x32x32"
     )
 
 

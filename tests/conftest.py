@@ -1,0 +1,42 @@
+"""One small trained network for the whole suite."""
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from tersenet.core.task import Task
+from tersenet.lab import digits
+from tersenet.lab.models import build
+
+
+@pytest.fixture(scope="session", autouse=True)
+def two_threads() -> None:
+    torch.set_num_threads(2)
+
+
+@pytest.fixture(scope="session")
+def task() -> Task:
+    return digits.make_task()
+
+
+@pytest.fixture(scope="session")
+def trained(task: Task) -> nn.Module:
+    torch.manual_seed(0)
+    return digits.train(build("digits"), task)
+
+
+@pytest.fixture
+def network(trained: nn.Module) -> nn.Module:
+    """A trained DigitsNet that the test may change."""
+    return copy.deepcopy(trained)
+
+
+@pytest.fixture(scope="session")
+def checkpoint(trained: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("checkpoint") / "digits.safetensors"
+    save_file({name: value for name, value in trained.state_dict().items() if "num_batches" not in name}, path)
+    return path

@@ -1,0 +1,201 @@
+"""vlcq: the closed form is GPTQ's feedback, budgets hold on disk, the network's code helps, and odd networks work."""
+
+import copy
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import tersenet
+from tersenet.core.task import Task
+from tersenet.errors import BudgetError, InputError, UsageError, WeightError
+from tersenet.files.summary import summarize
+from tersenet.steps.compensate import inverse_factor, retarget, round_compensated
+from tersenet.steps.evaluate import evaluate
+from tersenet.steps.layers import find_layers, input_of, patches
+from tersenet.steps.prior import _reference, feedback, round_with_feedback
+from tersenet.steps.rate import entropy, rounded_entropy, solve_step
+from tersenet.steps.synthesize import guess_shape, synthesize
+
+
+def gauss(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize(("columns", "kernel"), [(36, 9), (40, 1), (12, 4)])
+def test_the_closed_form_is_the_feedback_of_the_dense_hessian(columns: int, kernel: int) -> None:
+    a = 1.0 if kernel > 1 else 0.0
+    blocks = torch.kron(torch.eye(columns // kernel), torch.ones(kernel, kernel))
+    dense = torch.eye(columns) + a * blocks + 0.3 * torch.ones(columns, columns)
+    weight = gauss(30, columns) * 0.1
+    expected = round_compensated(weight, inverse_factor(dense, 1e-13), 0.05)
+    assert (round_with_feedback(weight, 0.05, kernel) != expected).float().mean() < 0.002  # ties in fp32
+
+
+def test_native_and_reference_feedback_round_alike() -> None:
+    weight = gauss(37, 63).numpy()
+    alpha, beta = feedback(63, 9)
+    ours = round_with_feedback(torch.from_numpy(weight), 0.1, 9).numpy()
+    assert (ours == _reference(weight, weight.dtype.type(0.1), 9, alpha, beta)).all()
+
+
+def test_feedback_keeps_the_sums_of_kernels_and_rows_small() -> None:
+    weight = gauss(50, 90)
+    error = weight - round_with_feedback(weight, 0.5, 9) * 0.5
+    plain = weight - torch.round(weight / 0.5) * 0.5
+    assert error.sum(1).abs().mean() < 0.4 * plain.sum(1).abs().mean()
+    assert error.unflatten(1, (10, 9)).sum(2).abs().mean() < 0.6 * plain.unflatten(1, (10, 9)).sum(2).abs().mean()
+
+
+def test_compensation_lowers_the_output_error_and_retargeting_recovers_a_drift() -> None:
+    inputs = gauss(500, 24) @ gauss(24, 24, seed=1) * 0.3
+    weight = gauss(10, 24, seed=2)
+    factor = inverse_factor(inputs.T @ inputs / 500)
+    errors = [
+        ((codes * 0.4 - weight) @ inputs.T).square().mean()
+        for codes in (round_compensated(weight, factor, 0.4), torch.round(weight / 0.4))
+    ]
+    assert errors[0] < 0.6 * errors[1]
+    drifted = inputs * 1.3
+    new = retarget(weight, drifted.T @ drifted, (inputs - drifted).T @ drifted, 1e-9)
+    assert torch.allclose(new, weight / 1.3, atol=1e-3)
+
+
+def test_rates_are_entropies_and_the_step_for_a_rate_is_found() -> None:
+    assert entropy(torch.tensor([0, 1, 2, 3] * 5)) == 2
+    assert entropy(torch.zeros(9)) == 0
+    sample = gauss(20_000)
+    step = solve_step(lambda c: rounded_entropy(sample, c), 3.0)
+    assert step == pytest.approx(0.5176, rel=0.02)  # h(N) - log2(step) = 2.047 - log2(step) = 3
+    assert rounded_entropy(sample, step) <= 3
+
+
+@pytest.mark.parametrize("groups", [1, 4, 8], ids=["dense", "grouped", "depthwise"])
+def test_patches_times_rows_is_the_convolution(groups: int) -> None:
+    part = nn.Conv2d(8, 16, 3, stride=2, padding=1, dilation=1, groups=groups, bias=False)
+    x = gauss(2, 8, 9, 9)
+    columns = patches(part, x)
+    rows = part.weight.flatten(1).reshape(groups, 16 // groups, -1)
+    y = (columns @ rows.mT).reshape(groups, 2, 25, -1).permute(1, 0, 3, 2).reshape(2, 16, 5, 5)
+    assert torch.allclose(y, part(x), atol=1e-5)
+
+
+def test_layers_are_found_in_running_order_with_their_batch_norms(network: nn.Module) -> None:
+    layers = find_layers(network, torch.zeros(2, 1, 8, 8))
+    assert [(layer.path, layer.batch_norm) for layer in layers] == [
+        ("conv1", "bn1"), ("conv2", "bn2"), ("conv3", "bn3"), ("linear", "")
+    ]  # fmt: skip
+    assert input_of(network, "conv2", torch.zeros(2, 1, 8, 8)).shape == (2, 32, 4, 4)
+
+
+def test_synthesised_inputs_show_batch_norm_its_own_statistics(network: nn.Module) -> None:
+    inputs = synthesize(network, 64, guess_shape(network), steps=25)
+    y = network.conv2(input_of(network, "conv2", inputs))
+    noise = network.conv2(input_of(network, "conv2", gauss(64, *inputs.shape[1:])))
+    mean, deviation = network.bn2.running_mean, network.bn2.running_var.sqrt()
+
+    @torch.no_grad()
+    def distance(z: torch.Tensor) -> float:
+        return float(((z.mean((0, 2, 3)) - mean) / deviation).square().mean().detach())
+
+    assert distance(y) < 0.1 * distance(noise)
+    assert torch.equal(inputs, synthesize(network, 64, guess_shape(network), steps=25))
+
+
+def test_without_batch_norm_the_user_is_told_and_the_weights_are_still_compressed() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Flatten(), nn.LazyLinear(10))
+    net(torch.zeros(1, 3, 8, 8))
+    with pytest.raises(InputError, match="no batch-norm statistics"):
+        synthesize(net, 4, (3, 8, 8))
+    with pytest.warns(UserWarning, match="no batch-norm statistics"):
+        small = tersenet.compress(net, "vlcq", target_bits=4)
+    assert small.apply_to(copy.deepcopy(net))(torch.ones(1, 3, 8, 8)).isfinite().all()
+
+
+@pytest.mark.parametrize("limit", [9_000, 15_000, 30_000])
+def test_the_file_is_never_larger_than_max_bytes_and_uses_them(checkpoint: Path, limit: int, tmp_path: Path) -> None:
+    size = tersenet.save(tersenet.compress(checkpoint, "vlcq", max_bytes=limit), tmp_path / "x.terse")
+    assert 0.97 * limit <= size <= limit == limit and (tmp_path / "x.terse").stat().st_size == size
+
+
+@pytest.mark.parametrize("rate", [0.8, 2.0, 5.0])
+def test_the_rate_on_disk_is_at_most_target_bits_and_close(checkpoint: Path, rate: float, tmp_path: Path) -> None:
+    tersenet.save(tersenet.compress(checkpoint, "vlcq", target_bits=rate), tmp_path / "x.terse")
+    assert 0.95 * rate <= summarize(tmp_path / "x.terse").bits_per_weight <= rate + 0.02
+
+
+def test_a_budget_that_cannot_be_met_says_how_near_it_came(checkpoint: Path) -> None:
+    with pytest.raises(BudgetError, match="500 bytes cannot be met") as caught:
+        tersenet.compress(checkpoint, "vlcq", max_bytes=500)
+    assert caught.value.nearest is not None and caught.value.nearest > 500
+
+
+@pytest.mark.parametrize("bn", ["keep", "pair", "fold"])
+def test_the_networks_code_helps_at_equal_bytes(checkpoint: Path, network: nn.Module, task: Task, bn: str) -> None:
+    reference, errors = copy.deepcopy(network), []
+    inputs = torch.cat([x for x, _ in task.split("test")])
+    for module in (None, network):
+        if module is None and bn == "fold":
+            continue
+        small = tersenet.compress(
+            checkpoint, "vlcq", module=module, target_bits=1.5, bn=bn, images=48, synthesis_steps=50
+        )
+        decoded = small.apply_to(copy.deepcopy(reference))
+        with torch.no_grad():
+            errors.append(float((decoded(inputs) - reference(inputs)).square().mean()))
+        assert evaluate(decoded, task, reference=reference).agreement.mean > 0.9
+    assert errors[-1] < errors[0] or bn == "fold"
+
+
+def test_folding_leaves_batch_norm_only_a_shift(checkpoint: Path, network: nn.Module) -> None:
+    small = tersenet.compress(
+        checkpoint, "vlcq", module=network, bn="fold", images=16, synthesis_steps=5, target_bits=6
+    )
+    state = small.state_dict()
+    assert torch.allclose(state["bn1.weight"], torch.ones(32), atol=1e-3)
+    assert torch.equal(state["bn1.running_mean"], torch.zeros(32))
+
+
+def test_calibration_images_replace_synthesis_only_when_asked(checkpoint: Path, network: nn.Module, task: Task) -> None:
+    small = tersenet.compress(checkpoint, "vlcq", module=network, task=task, calibrate=True, target_bits=2)
+    assert evaluate(small.apply_to(copy.deepcopy(network)), task, reference=network).agreement.mean > 0.95
+    with pytest.raises(UsageError, match="--task"):
+        tersenet.compress(checkpoint, "vlcq", module=network, calibrate=True)
+
+
+def test_compressing_does_not_change_the_users_network(network: nn.Module) -> None:
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    network.train()
+    tersenet.compress(network, "vlcq", target_bits=2, images=16, synthesis_steps=5)
+    assert network.training and all(parameter.requires_grad for parameter in network.parameters())
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+
+
+def test_embeddings_transposed_convolutions_and_tied_weights_survive() -> None:
+    class Odd(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed = nn.Embedding(50, 16)
+            self.up = nn.ConvTranspose1d(16, 8, 4)
+            self.head = nn.Linear(16, 50, bias=False)
+            self.head.weight = self.embed.weight
+
+    net = Odd()
+    warnings.simplefilter("ignore", UserWarning)
+    for method, fields in (("vlcq", {"target_bits": 6}), ("rtn", {"bits": 8})):
+        small = tersenet.compress(net, method, **fields)
+        assert small.aliases == {"head.weight": "embed.weight"}
+        back = small.apply_to(Odd())
+        assert back.head.weight is back.embed.weight
+        assert torch.allclose(back.up.weight, net.up.weight, atol=0.05)
+
+
+def test_bad_weights_and_contradicting_options_are_refused(network: nn.Module) -> None:
+    with pytest.raises(UsageError, match="not both"):
+        tersenet.compress(network, "vlcq", target_bits=2, max_bytes=1000)
+    with torch.no_grad():
+        network.conv2.weight[1, 2, 0, 1] = float("nan")
+    with pytest.raises(WeightError, match=r"conv2\.weight has nan at \[1, 2, 0, 1\]"):
+        tersenet.compress(network, "vlcq", exclude=("conv1*",))

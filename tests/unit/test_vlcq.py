@@ -127,7 +127,7 @@ def test_the_rate_on_disk_is_at_most_target_bits_and_close(checkpoint: Path, rat
 
 
 def test_a_budget_that_cannot_be_met_says_how_near_it_came(checkpoint: Path) -> None:
-    with pytest.raises(BudgetError, match="500 bytes cannot be met") as caught:
+    with pytest.raises(BudgetError, match=r"500 bytes cannot be met") as caught:
         tersenet.compress(checkpoint, "vlcq", max_bytes=500)
     assert caught.value.nearest is not None and caught.value.nearest > 500
 

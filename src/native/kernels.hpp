@@ -6,21 +6,26 @@
 
 namespace tersenet {
 
-// out[i] = (symbol digit + low) for groups of `group` digits in base `size`; `count` integers in all.
-template <typename T>
-void expand(const uint8_t* symbols, size_t count, int group, int size, int32_t low, T* out) {
-  if (group == 1) {
-    for (size_t i = 0; i < count; ++i) out[i] = static_cast<T>(symbols[i] + low);
-    return;
-  }
-  T digits[32][3];
+// out = the digits of every symbol, `group` (2 or 3) of them in base `size`, the highest first; `count` digits in all.
+inline void expand(const uint8_t* symbols, size_t count, int group, int size, uint8_t* out) {
+  uint8_t digits[32][3];
   for (int s = 0; s < 32; ++s)
-    for (int g = group - 1, rest = s; g >= 0; --g, rest /= size) digits[s][g] = static_cast<T>(rest % size + low);
+    for (int g = group - 1, rest = s; g >= 0; --g, rest /= size) digits[s][g] = static_cast<uint8_t>(rest % size);
   size_t i = 0;
   for (; i + group <= count; i += group)
     for (int g = 0; g < group; ++g) out[i + g] = digits[symbols[i / group]][g];
-  for (int g = 0; i < count; ++i, ++g) out[i] = digits[symbols[i / group]][g];
+  for (size_t tail = i / group, g = 0; i < count; ++i, ++g) out[i] = digits[symbols[tail]][g];
 }
+
+// The grid of a run of codes: value = (((low + place) << split | raw) - zero) * scale + offset, every operation rounded.
+struct Line {
+  int32_t low;
+  int split;
+  int32_t zero;
+  float scale;
+  const float* offset;  // or null
+};
+void to_fp32(const uint8_t* places, const uint32_t* raw, size_t count, const Line& line, float* out, bool plain);
 
 // Eight-state trellis (docs/design/0003): class of a state is its lowest bit, parity of k moves it.
 constexpr uint8_t kNext[8][2] = {{0, 1}, {3, 2}, {5, 4}, {6, 7}, {1, 0}, {2, 3}, {4, 5}, {7, 6}};

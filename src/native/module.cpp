@@ -27,9 +27,13 @@ using Tables = std::vector<std::vector<uint32_t>>;
 using Exceptions = std::vector<std::pair<size_t, int64_t>>;
 
 Isa best_isa() {
+#if defined(__x86_64__)
   if (__builtin_cpu_supports("avx512vbmi2") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl"))
     return Isa::avx512;
   return __builtin_cpu_supports("avx2") ? Isa::avx2 : Isa::scalar;
+#else
+  return Isa::scalar;
+#endif
 }
 
 Isa isa_of(const std::string& name) {
@@ -62,37 +66,39 @@ void decode_symbols(nb::bytes data, const std::vector<uint32_t>& frequencies, Ou
   decoder.finish();
 }
 
-// values[i] = ((low + symbol - zero_point) as fp32) * scale + offset, parameters of unit (start + i) / run, cycling.
-void decode_uniform(nb::bytes data, const std::vector<uint32_t>& frequencies, int group, int size, int32_t low, size_t start,
-                    size_t run, In<float> scale, In<int32_t> zero_point, In<float> offset, Out<float> out,
-                    const std::string& isa) {
+// values[i] = ((code - zero_point) as fp32) * scale + offset, parameters of unit (start + i) / run, cycling;
+// code = (low + place) << split | raw bits.
+void decode_uniform(nb::bytes data, const std::vector<uint32_t>& frequencies, int group, int size, int32_t low, int split,
+                    nb::bytes raw, size_t start, size_t run, In<float> scale, In<int32_t> zero_point, In<float> offset,
+                    Out<float> out, const std::string& isa) {
   const auto* bytes = static_cast<const uint8_t*>(data.data());
+  const auto* low_bits = static_cast<const uint8_t*>(raw.data());
   const size_t units = scale.size(), count = out.size(), symbols = (count + group - 1) / group;
   if (!units || !run || (zero_point.size() && zero_point.size() != units) || (offset.size() && offset.size() != units) ||
-      group < 1 || group > 3 || size < 1)
+      group < 1 || group > 3 || size < 1 || split < 0 || split > 24 || (group > 1 && split) ||
+      raw.size() < (count * split + 7) / 8)
     throw std::invalid_argument("parameters of another grid");
   const Isa path = isa_of(isa);
   nb::gil_scoped_release release;
   const Table table(frequencies);
   Decoder decoder(bytes, data.size(), symbols, table, path);
-  constexpr size_t kTile = 6144;  // symbols per piece: a multiple of 64
-  std::vector<uint8_t> tile(kTile);
-  std::vector<int32_t> codes(3 * kTile);
+  constexpr size_t kTile = 6144;  // symbols per piece: a multiple of 64, so that vectors and raw bits start whole
+  std::vector<uint8_t> tile(kTile), digits(group > 1 ? 3 * kTile : 0);
+  std::vector<uint32_t> fields(split ? kTile : 0);
+  const uint8_t* places = group > 1 ? digits.data() : tile.data();
   size_t done = 0;
   for (size_t at = 0; at < symbols; at += kTile) {
     const size_t piece = std::min(kTile, symbols - at), values = std::min(piece * group, count - done);
     decoder.decode(tile.data(), piece);
-    expand(tile.data(), values, group, size, low, codes.data());
+    if (group > 1) expand(tile.data(), values, group, size, digits.data());
+    if (split) unpack(low_bits + at * split / 8, values, split, fields.data());
     for (size_t i = 0; i < values;) {
       const size_t position = start + done + i, unit = position / run % units;
       const size_t end = std::min(values, i + run - position % run);
-      const float s = scale.data()[unit], o = offset.size() ? offset.data()[unit] : 0.0f;
-      const int32_t z = zero_point.size() ? zero_point.data()[unit] : 0;
-      float* to = out.data() + done;
-      if (offset.size())
-        for (; i < end; ++i) to[i] = static_cast<float>(codes[i] - z) * s + o;
-      else
-        for (; i < end; ++i) to[i] = static_cast<float>(codes[i] - z) * s;
+      const Line line{low, split, zero_point.size() ? zero_point.data()[unit] : 0, scale.data()[unit],
+                      offset.size() ? &offset.data()[unit] : nullptr};
+      to_fp32(places + i, split ? fields.data() + i : nullptr, end - i, line, out.data() + done + i, path == Isa::scalar);
+      i = end;
     }
     done += values;
   }

@@ -93,8 +93,10 @@ Decoder::Decoder(const uint8_t* data, size_t size, size_t count, const Table& ta
 
 void Decoder::decode(uint8_t* out, size_t count) {
   size_t done = 0;
+#if defined(__x86_64__)
   if (states_ >= 16 && lane_ == 0 && isa_ == Isa::avx512) done = rounds_avx512(table_, states_, state_, at_, end_, out, count);
   if (states_ >= 16 && lane_ == 0 && isa_ == Isa::avx2) done = rounds_avx2(table_, states_, state_, at_, end_, out, count);
+#endif
   for (; done < count; ++done) out[done] = step(table_);
 }
 

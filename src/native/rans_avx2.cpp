@@ -1,4 +1,5 @@
 // AVX2: the same tables, looked up by permutes of 8 entries and blends.
+#if defined(__x86_64__)
 #include <immintrin.h>
 
 #include <array>
@@ -88,3 +89,4 @@ size_t rounds_avx2(const Table& table, int states, uint32_t* state, const uint16
 }
 
 }  // namespace tersenet
+#endif  // __x86_64__

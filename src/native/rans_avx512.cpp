@@ -1,4 +1,5 @@
 // AVX-512 (VBMI2): the whole decode table lives in registers, one permute per look-up, no gather.
+#if defined(__x86_64__)
 #include <immintrin.h>
 
 #include "rans.hpp"
@@ -60,3 +61,4 @@ size_t rounds_avx512(const Table& table, int states, uint32_t* state, const uint
 }
 
 }  // namespace tersenet
+#endif  // __x86_64__

@@ -13,20 +13,8 @@ from safetensors.torch import load_file, save_file
 
 from tersenet.cli import main
 
-EXAMPLE = """
-import torch
-from tersenet import Task
-
-def make(width=16):
-    return torch.nn.Sequential(
-        torch.nn.Conv2d(1, width, 3, bias=False), torch.nn.BatchNorm2d(width), torch.nn.ReLU(),
-        torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(width, 40))
-
-def make_task():
-    x = torch.randn(200, 1, 8, 8, generator=torch.Generator().manual_seed(0))
-    y = x.mean((1, 2, 3)).gt(0).long()
-    return Task(test=list(zip(x.split(50), y.split(50))))
-"""
+README = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
+EXAMPLE = next(block for block in README.split("```python\n")[1:] if "def make(" in block).split("```")[0]
 
 
 def run(*arguments: str | Path) -> int:

@@ -139,9 +139,10 @@ def test_a_trellis_path_is_coded_by_its_indices() -> None:
     assert stream.size < codec.encode(near_miss).size
 
 
+@pytest.mark.parametrize("name", ["4 bit", "8 bit", "heavy tail", "ternary", "constant", "flat", "16 bit"])
 @pytest.mark.parametrize("run", [1, 7, 100, 70_000])
-def test_decoding_to_fp32_rounds_every_operation_on_its_own(run: int, isa: str) -> None:
-    codes = ARRAYS["4 bit"]
+def test_decoding_to_fp32_rounds_every_operation_on_its_own(run: int, name: str, isa: str) -> None:
+    codes = ARRAYS[name]
     scale = RNG.random(13).astype(np.float32) + np.float32(0.1)
     zero, offset = RNG.integers(-3, 3, 13).astype(np.int32), RNG.standard_normal(13).astype(np.float32)
     unit = np.arange(len(codes)) // run % 13

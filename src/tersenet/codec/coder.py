@@ -211,11 +211,14 @@ def decode_uniform(
     zero_point: npt.NDArray[np.int32],
     offset: npt.NDArray[np.float32],
     run: int,
+    out: npt.NDArray[np.float32] | None = None,
 ) -> npt.NDArray[np.float32]:
     """fp32 values `(code - zero_point) * scale + offset` of a stream in C order, every operation rounded on its own.
 
     The parameters belong to `run` consecutive integers each and are used cyclically; `zero_point` and `offset` may be
-    empty (zero). **Shapes**: `scale` `[units]`, the others `[units]` or `[0]`; the result is `[count]`.
+    empty (zero). The values go into `out` if it is given.
+
+    **Shapes**: `scale` `[units]`, the others `[units]` or `[0]`; `out` and the result `[count]`.
 
     **Raises** `CodecError` if the stream is malformed or a trellis path (its integers are not in C order).
     """
@@ -223,7 +226,7 @@ def decode_uniform(
     model = parse(stream.params) if stream.coder == RANS else None
     if isinstance(model, Model) and model.trellis:
         raise CodecError("a trellis path decodes to integers first")
-    out = np.empty(stream.count, np.float32)
+    out = np.empty(stream.count, np.float32) if out is None else out
     grid = (np.ascontiguousarray(scale), np.ascontiguousarray(zero_point), np.ascontiguousarray(offset))
     for index, start in enumerate(range(0, stream.count, stream.chunk_symbols)):
         part = out[start : start + stream.chunk_symbols]
@@ -231,6 +234,5 @@ def decode_uniform(
             continue
         codes = decode_chunk(stream, index) if not isinstance(model, int) else np.full(len(part), model, np.int32)
         unit = (np.arange(start, start + len(part)) // run) % len(scale)
-        values = (codes - zero_point[unit] if len(zero_point) else codes).astype(np.float32) * scale[unit]
-        part[:] = values + offset[unit] if len(offset) else values
+        part[:] = kernels.values_of(codes, unit, grid)
     return out

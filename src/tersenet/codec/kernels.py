@@ -1,14 +1,17 @@
 """The inner loops: native where the extension is there, else the references. Both give the same integers and bytes."""
 
+from typing import TypeAlias
+
 import numpy as np
 import numpy.typing as npt
 
 from . import bitpack, rans, reference, trellis
 from .native import isa, native
 from .stream import CodecError
-from .symbols import Model, Values, ungrouped
+from .symbols import Model, Values, read_exceptions, ungrouped
 from .table import Ints
 
+Grid: TypeAlias = tuple[npt.NDArray[np.float32], npt.NDArray[np.int32], npt.NDArray[np.float32]]
 BINS = 1 << 20  # histograms up to this range are counted in an array
 
 
@@ -59,19 +62,35 @@ def decode_uniform(
     model: Model,
     start: int,
     run: int,
-    grid: tuple[npt.NDArray[np.float32], npt.NDArray[np.int32], npt.NDArray[np.float32]],
+    grid: Grid,
 ) -> bool:
     """Decode a plain chunk to fp32 straight into `out`; False if that needs the long way."""
     module = native()
-    if module is None or model.exceptions or model.split or model.trellis or not len(out):
+    if module is None or model.trellis or (model.exceptions and model.split) or not len(out):
         return False
+    positions, differences, at = read_exceptions(data, len(out)) if model.exceptions else ([], [], 0)
+    raw = (len(out) * model.split + 7) // 8
+    window = (model.group, model.size, model.low, model.split, data[at : at + raw])
     try:
-        module.decode_uniform(
-            data, model.tables[0].tolist(), model.group, model.size, model.low, start, run, *grid, out, isa()
-        )
+        module.decode_uniform(data[at + raw :], model.tables[0].tolist(), *window, start, run, *grid, out, isa())
     except ValueError as error:
         raise CodecError(str(error)) from error
+    if positions:
+        where, off = np.array(positions), np.array(differences)
+        codes = off + np.where(off < 0, model.low, model.low + model.size - 1)
+        out[where] = values_of(codes, (where + start) // run % len(grid[0]), grid)
     return True
+
+
+def values_of(codes: npt.NDArray[np.integer], unit: npt.NDArray[np.integer], grid: Grid) -> npt.NDArray[np.float32]:
+    """`(code - zero_point) * scale + offset` with the parameters of each code's `unit`, every operation rounded."""
+    scale, zero_point, offset = grid
+    values: npt.NDArray[np.float32] = (codes - zero_point[unit] if len(zero_point) else codes).astype(
+        np.float32
+    ) * scale[unit]
+    if len(offset):
+        values += offset[unit]
+    return values
 
 
 def to_indices(codes: Values, plain: bool) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.uint8]] | None:

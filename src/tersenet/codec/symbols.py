@@ -128,9 +128,11 @@ def grouped(symbols: npt.NDArray[np.uint8], model: Model) -> npt.NDArray[np.uint
     if model.group == 1:
         return symbols
     padding = np.full(-len(symbols) % model.group, model.size // 2, np.uint8)
-    rows = np.concatenate((symbols, padding)).reshape(-1, model.group)
-    weights = np.array([model.size**i for i in range(model.group - 1, -1, -1)], np.uint8)
-    joined: npt.NDArray[np.uint8] = (rows * weights).sum(axis=1, dtype=np.uint8)
+    padded = np.concatenate((symbols, padding))
+    joined = padded[:: model.group].copy()
+    for place in range(1, model.group):
+        joined *= np.uint8(model.size)
+        joined += padded[place :: model.group]
     return joined
 
 
@@ -138,8 +140,9 @@ def ungrouped(symbols: npt.NDArray[np.uint8], model: Model, count: int) -> npt.N
     """Inverse of `grouped`."""
     if model.group == 1:
         return symbols
-    digits = [symbols // model.size**i % model.size for i in range(model.group - 1, -1, -1)]
-    return np.stack(digits, axis=1).reshape(-1)[:count].astype(np.uint8)
+    every = np.arange(model.alphabet)
+    digits = np.stack([every // model.size**i % model.size for i in range(model.group - 1, -1, -1)], axis=1)
+    return digits.astype(np.uint8)[symbols].reshape(-1)[:count]
 
 
 def read_exceptions(data: bytes, count: int) -> tuple[list[int], list[int], int]:

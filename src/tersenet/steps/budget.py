@@ -14,8 +14,8 @@ LARGEST = 2.0**20
 def fill(estimate: Callable[[float], float], encode: Callable[[float], int], goal: float, what: str) -> float:
     """The step whose encoded size comes closest to `goal` bytes from below, after at most three real encodes.
 
-    `estimate(step)` and `encode(step)` are bytes; both fall as the step grows. The second try assumes that they differ by
-    what they differed in the first, the third that they lie on the line through both.
+    `estimate(step)` and `encode(step)` are bytes; both fall as the step grows. The second try assumes that they differ
+    by what they differed in the first, the third that they lie on the line through both.
 
     **Raises** `BudgetError` (with the nearest size reached) if no encode met the goal.
     """

@@ -38,7 +38,7 @@ def arrays(count: int) -> dict[str, np.ndarray]:
 def rivals(codes: np.ndarray) -> dict[str, tuple[Callable, Callable]]:
     """Name -> (encode, decode of what encode returned)."""
     low, width = int(codes.min()), (int(codes.max()) - int(codes.min())).bit_length()
-    out = np.empty(codes.size, np.float32)
+    out = np.zeros(codes.size, np.float32)
     zero, scale = np.empty(0, np.int32), np.ones(1, np.float32)
     pack = lambda: kernels.pack((codes.astype(np.int16) - low).astype(np.uint32), width)  # noqa: E731
     packed = pack()
@@ -90,10 +90,11 @@ def main() -> None:
     arguments = parser.parse_args()
     rows = []
     for name, codes in arrays(arguments.symbols).items():
-        times: dict[str, tuple[list[float], list[float]]] = {rival: ([], []) for rival in rivals(codes)}
+        coders = rivals(codes)
+        times: dict[str, tuple[list[float], list[float]]] = {rival: ([], []) for rival in coders}
         sizes = {}
         for _ in range(ROUNDS):
-            for rival, (encode, decode) in rivals(codes).items():
+            for rival, (encode, decode) in coders.items():
                 taken, encoded = seconds(encode)
                 times[rival][0].append(taken)
                 times[rival][1].append(seconds(decode, encoded)[0])

@@ -13,6 +13,7 @@ from .symbols import Model, Values, constant_params, parse, read_exceptions, win
 from .table import Ints
 
 ZSTD_LEVEL = 19
+PREFIX = 4096  # integers
 Kind: TypeAlias = np.dtype[np.signedinteger]
 
 
@@ -132,8 +133,10 @@ def _decode_chunk(stream: Stream, model: Model | None, index: int, kind: Kind) -
 
 def _trellis(codes: Values, bits: int, chunk_symbols: int) -> Stream | None:
     """`codes` coded as a trellis path, if they are one and that is cheaper than `bits` (1/256 bit)."""
-    columns = np.ascontiguousarray(codes.T).reshape(-1)
-    for plain in (False, True):
+    first = codes[:, : -(-PREFIX // max(1, len(codes)))].T.reshape(-1)  # most arrays are no path: a few columns tell
+    variants = [plain for plain in (False, True) if kernels.to_indices(first, plain) is not None]
+    columns = np.ascontiguousarray(codes.T).reshape(-1) if variants else first
+    for plain in variants:
         found = kernels.to_indices(columns, plain)
         if found is None:
             continue

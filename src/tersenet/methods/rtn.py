@@ -58,7 +58,7 @@ def unit_statistics(block: Tensor, unit: int) -> Tensor:
     whole = row // unit * unit
     parts = [block[:, :whole].reshape(rows, -1, unit)] if whole else []
     parts += [block[:, whole:].unsqueeze(1)] if whole < row else []
-    return torch.cat([torch.stack((*torch.aminmax(part, dim=2), part.abs().mean(2))) for part in parts], dim=2)
+    return torch.cat([torch.stack((part.amin(2), part.amax(2), part.abs().mean(2))) for part in parts], dim=2)
 
 
 def round_to(grid: Uniform, block: Tensor, low: int, high: int) -> Tensor:

@@ -1,0 +1,64 @@
+"""Writes golden.terse: every coder, grid and way to keep a tensor. Run once per format version."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from tersenet import Codebook, CompressedModel, KeptTensor, QTensor, Uniform
+from tersenet.codec.trellis import NEXT, code_of
+from tersenet.core.model import Entry
+from tersenet.files.terse import save
+
+
+def entries() -> dict[str, Entry]:
+    rng = np.random.default_rng(0)
+
+    def gauss(*shape: int, width: float = 2.0) -> np.ndarray:
+        return np.round(rng.standard_normal(shape) * width)
+
+    def q(codes: np.ndarray, grid: Uniform | Codebook, kind: torch.dtype = torch.int8) -> QTensor:
+        return QTensor(torch.from_numpy(np.ascontiguousarray(codes)).to(kind), grid)
+
+    def path(plain: bool) -> np.ndarray:
+        state, codes = 0, []
+        for k in gauss(400, width=1.3).astype(int).tolist():
+            codes.append(code_of(k, state & 1, plain))
+            state = NEXT[state][k & 1]
+        return np.array(codes).reshape(20, 20).T
+
+    scales = torch.tensor([0.5, 0.25, 0.125, 1.0, 2.0, 0.75])
+    spiky = gauss(20, 60)
+    spiky[3, 4], spiky[10, 50] = 90, -70
+    return {
+        "window": q(gauss(6, 90), Uniform(scales, axis=0)),
+        "groups": q(
+            np.repeat(gauss(5, 40, width=0.8), 3, 1).clip(-1, 1), Uniform(scales[:5, None].half(), group_size=200)
+        ),
+        "pairs": q(np.repeat(gauss(5, 60, width=0.8), 2, 1).clip(-2, 2), Uniform(torch.tensor(0.1))),
+        "split": q(gauss(30, 40, width=50), Uniform(torch.tensor(0.01), torch.tensor(3, dtype=torch.int32))),
+        "wide": q(gauss(20, 20, width=9000), Uniform(torch.tensor(1e-4)), torch.int16),
+        "exceptions": q(spiky, Uniform(torch.tensor(0.1), offset=torch.tensor(0.3))),
+        "raw": q(rng.integers(0, 8, (6, 7)), Uniform(torch.tensor(0.5))),
+        "zstd": q(np.tile(np.arange(16) * 7 % 16, (50, 4)), Uniform(torch.tensor(0.5))),
+        "constant": q(np.full((4, 5, 3), -2), Uniform(torch.tensor(0.5))),
+        "trellis zero": q(path(False), Uniform(torch.tensor(0.05))),
+        "trellis plain": q(path(True), Uniform(torch.tensor(0.05))),
+        "codebook": q(rng.integers(0, 4, (9, 30)), Codebook(torch.tensor([-1.0, -0.25, 0.25, 1.5]))),
+        "codebooks": q(
+            rng.integers(0, 2, (3, 50)), Codebook(torch.tensor([[0.0, 1.0], [2.0, 3.0], [-1.0, 1.0]]), axis=0)
+        ),
+        "kept": KeptTensor(torch.from_numpy(gauss(9)).half(), torch.float32, "fewer than 2 dimensions"),
+        "kept zstd": KeptTensor(torch.arange(300) // 50, torch.int64, "dtype int64"),
+        "kept constant": KeptTensor(torch.ones(40), torch.float32, "fewer than 2 dimensions"),
+        "kept bf16": KeptTensor(torch.tensor([1.5, -2.0]).bfloat16(), torch.bfloat16, "fewer than 2 dimensions"),
+    }
+
+
+def model() -> CompressedModel:
+    """The model in the golden file."""
+    return CompressedModel(entries(), {"tied": "raw"}, {"method": "golden"}, {}, {"config.json": b'{"a": 1}' * 20})
+
+
+if __name__ == "__main__":
+    print(save(model(), Path(__file__).with_name("golden.terse"), force=True, effort="best"))

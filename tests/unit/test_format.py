@@ -1,0 +1,67 @@
+"""The golden file of version 1 opens forever, and a reader written from docs/format.md alone agrees with ours."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tersenet.core.model import QTensor
+from tersenet.files.terse import load, save
+
+TESTS = Path(__file__).parents[1]
+sys.path[:0] = [str(TESTS), str(TESTS / "data")]
+from make_golden import model  # noqa: E402
+
+from format_reader import read  # noqa: E402
+
+GOLDEN = TESTS / "data" / "golden.terse"
+
+
+def check(path: Path) -> None:
+    theirs, ours = read(str(path)), load(path)
+    assert theirs.keys() == {*ours.tensors, *ours.aliases, *("file:" + name for name in ours.attachments)}
+    for name, entry in ours.tensors.items():
+        if isinstance(entry, QTensor):
+            assert np.array_equal(theirs[name], entry.grid.decode(entry.codes).numpy()), name
+        else:
+            stored = entry.tensor.view(torch.uint16) if entry.tensor.dtype == torch.bfloat16 else entry.tensor
+            assert np.array_equal(theirs[name], stored.numpy()) and theirs[name].dtype == stored.numpy().dtype, name
+    for name, content in ours.attachments.items():
+        assert theirs["file:" + name].tobytes() == content
+
+
+def test_the_golden_file_still_decodes_to_what_was_written() -> None:
+    expected, found = model(), load(GOLDEN)
+    assert found.aliases == expected.aliases and found.attachments == expected.attachments
+    assert list(found.tensors) == list(expected.tensors)
+    for name, tensor in expected.state_dict().items():
+        assert torch.equal(found.state_dict()[name], tensor), name
+
+
+def test_the_golden_file_holds_every_coder_and_grid() -> None:
+    from tersenet.files.reader import Reader
+
+    records = Reader(GOLDEN).index.records.values()
+    assert {record.coder for record in records if record.grid} == {0, 1, 2}
+    assert {record.grid for record in records} == {"uniform", "codebook", ""}
+    assert {record.storage for record in records if not record.grid} == {0, 1, 2}
+
+
+def test_a_reader_written_from_the_page_alone_agrees_on_the_golden_file() -> None:
+    check(GOLDEN)
+
+
+@pytest.mark.parametrize("effort", ["fast", "best"])
+def test_a_reader_written_from_the_page_alone_agrees_on_a_fresh_file(tmp_path: Path, effort: str) -> None:
+    save(model(), tmp_path / "x.terse", effort=effort)
+    check(tmp_path / "x.terse")
+
+
+def test_a_reader_written_from_the_page_alone_agrees_on_many_states(tmp_path: Path) -> None:
+    from tersenet import CompressedModel, QTensor, Uniform
+
+    codes = torch.randn(300, 400, generator=torch.Generator().manual_seed(0)).mul(2).round().to(torch.int8)
+    save(CompressedModel({"x": QTensor(codes, Uniform(torch.tensor(0.5)))}), tmp_path / "x.terse")
+    check(tmp_path / "x.terse")

@@ -148,7 +148,7 @@ def _trellis(codes: Values, bits: int, chunk_symbols: int) -> Stream | None:
         for start in range(0, len(columns), chunk_symbols):
             part = slice(start, start + chunk_symbols)
             symbols, listed = window_symbols(indices[part], model)
-            first = bytes([states[start]])
+            start_state = bytes([states[start]])
             chunks.append(
                 first + listed + kernels.encode_symbols(symbols, model.tables, (states[part] & 1).astype(np.uint8))
             )

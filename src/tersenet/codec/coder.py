@@ -150,7 +150,9 @@ def _trellis(codes: Values, bits: int, chunk_symbols: int) -> Stream | None:
             symbols, listed = window_symbols(indices[part], model)
             start_state = bytes([states[start]])
             chunks.append(
-                first + listed + kernels.encode_symbols(symbols, model.tables, (states[part] & 1).astype(np.uint8))
+                start_state
+                + listed
+                + kernels.encode_symbols(symbols, model.tables, (states[part] & 1).astype(np.uint8))
             )
         return Stream(RANS, model.to_bytes(), tuple(chunks), chunk_symbols, len(columns))
     return None

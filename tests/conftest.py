@@ -26,7 +26,7 @@ def task() -> Task:
 @pytest.fixture(scope="session")
 def trained(task: Task) -> nn.Module:
     torch.manual_seed(0)
-    return digits.train(build("digits"), task)
+    return digits.train(build("digits"), task, epochs=6)
 
 
 @pytest.fixture

@@ -159,7 +159,7 @@ def test_folding_leaves_batch_norm_only_a_shift(checkpoint: Path, network: nn.Mo
 
 
 def test_calibration_images_replace_synthesis_only_when_asked(checkpoint: Path, network: nn.Module, task: Task) -> None:
-    small = tersenet.compress(checkpoint, "vlcq", module=network, task=task, calibrate=True, target_bits=2)
+    small = tersenet.compress(checkpoint, "vlcq", module=network, task=task, calibrate=True, target_bits=2, images=32)
     assert evaluate(small.apply_to(copy.deepcopy(network)), task, reference=network).agreement.mean > 0.95
     with pytest.raises(UsageError, match="--task"):
         tersenet.compress(checkpoint, "vlcq", module=network, calibrate=True)

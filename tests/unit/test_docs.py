@@ -1,0 +1,28 @@
+"""The documents say what is there."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_to_a_file_leads_somewhere(page: Path) -> None:
+    for link in re.findall(r"\]\(([^)#]+)\)", page.read_text("utf-8")):
+        if "://" not in link:
+            assert (page.parent / link).exists(), link
+
+
+def test_the_readme_names_both_commands_and_every_method() -> None:
+    from tersenet import methods
+
+    text = (ROOT / "README.md").read_text("utf-8")
+    assert "make demo" in text and "make test" in text
+    assert all(f"`{name}`" in text for name in methods.names())
+
+
+def test_every_number_that_the_readme_draws_is_in_the_table() -> None:
+    assert (ROOT / "benchmarks" / "results" / "resnet20.csv").read_text().count("\n") > 20

@@ -1,6 +1,5 @@
 """From a network or a checkpoint to a compressed model: the one entrance for every method."""
 
-from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -75,9 +74,9 @@ def load(path: str | Path, into: nn.Module | None = None, *, max_output: int | N
 
 
 def _prepared(what: nn.Module | str | Path, module: nn.Module | None) -> tuple[TensorSource, nn.Module | None]:
-    """The tensors to compress, and a network with exactly these weights, in evaluation mode, for the method to keep."""
+    """The tensors to compress, and the network with exactly these weights."""
     if isinstance(what, nn.Module):
-        return open_module(what), deepcopy(what).eval()
+        return open_module(what), what
     source = open_checkpoint(what, module)
     return source, None if module is None else _filled(module, source)
 

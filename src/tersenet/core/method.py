@@ -63,7 +63,8 @@ class Method(ABC):
     ) -> Iterator[tuple[str, Entry]]:
         """Yield every tensor of `source`, compressed or kept, one at a time and in order.
 
-        `module` holds the weights of `source` where its code is known; `task` has no test split. A method that can do
+        `module` holds the weights of `source` where its code is known, and is left as it was; `task` has no test
+        split. A method that can do
         without either accepts None, the others raise `UsageError`.
         """
 

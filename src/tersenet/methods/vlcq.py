@@ -18,7 +18,8 @@ synthesis.
 
 import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -33,10 +34,10 @@ from ..errors import UsageError
 from ..files.terse import measure
 from ..progress import progress
 from ..steps.budget import fill
-from ..steps.network import NetworkQuantizer
+from ..steps.network import NetworkQuantizer, RowScale
 from ..steps.prior import relative_step, round_with_feedback, sampled
 from ..steps.rate import rounded_entropy
-from ..steps.sides import check_finite, keep, prepare_batch_norm, why_kept
+from ..steps.sides import PairedSource, check_finite, keep, prepare_batch_norm, why_kept
 from ..steps.synthesize import guess_shape, has_statistics, synthesize
 
 DEFAULT_BITS = 4.0
@@ -87,8 +88,10 @@ class Plan:
         self.units = {name: network.units.get(name, unit * middle) for name, unit in self.units.items()}
         for name, scale in network.scales.items():
             self.samples[name] = self.samples[name] * float(scale.abs().log().mean().exp())
-            norm = f"{network.norms[name]}.weight"
+            norm, bias = f"{network.norms[name]}.weight", f"{name.removesuffix('weight')}bias"
             self.replaced[norm] = self.source.read(norm) / scale.to(self.source.specs[norm].dtype)
+            if bias in self.source.specs:  # it is added before the batch norm, so it is scaled like the rows
+                self.replaced[bias] = self.source.read(bias) * scale.to(self.source.specs[bias].dtype)
 
     def estimate(self, c: float) -> float:
         """Estimated bytes of the quantised tensors."""
@@ -139,8 +142,8 @@ class Vlcq(Method):
     def __post_init__(self) -> None:
         if self.target_bits is not None and self.max_bytes is not None:
             raise UsageError("give --target-bits or --max-bytes, not both")
-        if self.target_bits is not None and not self.target_bits > 0:
-            raise UsageError(f"target_bits is {self.target_bits}; it must be positive")
+        if self.target_bits is not None and not 0 < self.target_bits <= 16:
+            raise UsageError(f"target_bits is {self.target_bits}; it must be above 0 and at most 16")
 
     def compress(
         self, source: TensorSource, module: nn.Module | None = None, task: Task | None = None
@@ -149,9 +152,13 @@ class Vlcq(Method):
         original, source = source, prepare_batch_norm(source, self.bn, module)
         reasons = {name: why_kept(name, spec, self) for name, spec in source.specs.items()}
         plan = Plan(source, {name: reason for name, reason in reasons.items() if reason is not None}, self.side)
-        inputs = None if module is None else self._inputs(module, task)
-        if module is not None and inputs is not None:
-            plan.use(NetworkQuantizer(module, inputs, plan.units.__contains__, self._row_scale(source), self.seed))
+        if not plan.units:
+            yield from plan.kept_entries()
+            return
+        network = None if module is None else deepcopy(module).float().eval()
+        inputs = None if network is None else self._inputs(network, task)
+        if network is not None and inputs is not None:
+            plan.use(NetworkQuantizer(network, inputs, plan.units.__contains__, self._row_scale(source), self.seed))
         made: dict[float, dict[str, Entry]] = {}  # only a network's result is held: bare tensors are made again
 
         def entries(c: float) -> Iterator[tuple[str, Entry]]:
@@ -169,11 +176,7 @@ class Vlcq(Method):
             weights = sum(source.specs[name].shape.numel() for name in plan.units)
             goal = int((self.target_bits or DEFAULT_BITS) * weights / 8)
             rest, what = measure(plan.kept_entries(), around), f"{self.target_bits or DEFAULT_BITS} bits per weight"
-        if plan.units:
-            c = fill(plan.estimate, lambda c: measure(entries(c), around) - rest, goal, what)
-            yield from entries(c)
-        else:
-            yield from plan.kept_entries()
+        yield from entries(fill(plan.estimate, lambda c: measure(entries(c), around) - rest, goal, what))
 
     def _inputs(self, module: nn.Module, task: Task | None) -> Tensor | None:
         """Inputs to compensate errors on: calibration data if asked for, else synthesised; None if impossible."""
@@ -192,18 +195,18 @@ class Vlcq(Method):
         shape = guess_shape(module) if self.input_shape is None else parse_shape(self.input_shape)
         return synthesize(module, self.images, shape, self.synthesis_steps, self.seed)
 
-    def _row_scale(self, source: TensorSource) -> Callable[[str, Tensor], Tensor] | None:
+    def _row_scale(self, source: TensorSource) -> RowScale:
         """What rows are multiplied with where a batch norm undoes it: their sensitivity, or its scale to fold it."""
-        if self.bn == "keep":
-            return None
-        if self.bn == "pair":
-            return lambda norm, sensitivity: sensitivity.sqrt().clamp(2**-6, 2**6)
 
-        def folded(norm: str, sensitivity: Tensor) -> Tensor:
+        def chosen(norm: str, sensitivity: Tensor) -> Tensor | None:
+            if not isinstance(source, PairedSource) or norm not in source.eps:
+                return None
+            if self.bn == "pair":
+                return sensitivity.sqrt().clamp(2**-6, 2**6)
             scale = source.read(f"{norm}.weight").to(torch.float32)
             return torch.where(scale == 0, torch.ones_like(scale), scale)
 
-        return folded
+        return chosen
 
 
 def parse_shape(text: str) -> tuple[int, ...]:

@@ -13,6 +13,7 @@ from .layers import find_layers, frozen, input_of, patches
 from .sensitivity import output_sensitivity
 
 BATCH = 32
+RowScale = Callable[[str, Tensor], Tensor | None]
 
 
 class NetworkQuantizer:
@@ -21,7 +22,7 @@ class NetworkQuantizer:
     `units[name]` is the step of a weight relative to the others at equal slope: `1 / sqrt(g * h)`, with g the geometric
     mean of the sensitivity of its rows and h what an error costs after compensation. `scales[name]` are the factors its
     rows are multiplied with before rounding, where the batch norm behind it can undo them (`norms[name]`: its path):
-    `row_scale(path of the batch norm, sensitivity / g)`.
+    `row_scale(path of the batch norm, sensitivity / g)`, None to leave them.
     """
 
     def __init__(
@@ -29,7 +30,7 @@ class NetworkQuantizer:
         module: nn.Module,
         inputs: Tensor,
         wanted: Callable[[str], bool],
-        row_scale: Callable[[str, Tensor], Tensor] | None,
+        row_scale: RowScale,
         seed: int,
     ) -> None:
         self.module, self.inputs = module, inputs
@@ -44,9 +45,9 @@ class NetworkQuantizer:
                 weight = self._weight(module, layer.path)
                 importance = sensitivity.get(layer.path, torch.ones(len(weight)))
                 middle = float(importance.log().mean().exp())
-                if layer.batch_norm and row_scale is not None:
-                    self.norms[layer.weight] = layer.batch_norm
-                    self.scales[layer.weight] = row_scale(layer.batch_norm, importance / middle)
+                scale = row_scale(layer.batch_norm, importance / middle) if layer.batch_norm else None
+                if scale is not None:
+                    self.norms[layer.weight], self.scales[layer.weight] = layer.batch_norm, scale
                 costs = [math.log(hardness(inverse_factor(m))) for m in self._moments(layer.path, module)[0]]
                 self.units[layer.weight] = 1 / math.sqrt(middle * math.exp(sum(costs) / len(costs)))
                 progress("measuring layers", done + 1, len(self.layers))

@@ -22,11 +22,14 @@ def entropy(codes: Tensor) -> float:
 
 
 def rounded_entropy(sample: Tensor, step: float) -> float:
-    """Entropy of `round(sample / step)` in bits per weight."""
-    largest = float(sample.abs().max())
-    if not step > 0 or largest / step > 2**30:
-        return 32.0
-    return entropy(torch.round(sample / step))
+    """Entropy of `round(weights / step)` in bits per weight, estimated from a sample of the weights.
+
+    Below a 32nd of the spread a sample has too few values per level; there, every halving of the step costs one bit.
+    """
+    coarse = float(sample.std()) / 32 if sample.numel() > 1 else 0.0
+    if step >= coarse or not coarse > 0:
+        return entropy(torch.round(sample / step))
+    return entropy(torch.round(sample / coarse)) + math.log2(coarse / step)
 
 
 def solve_step(bits: Callable[[float], float], goal: float) -> float:

@@ -25,19 +25,19 @@ def has_statistics(module: nn.Module) -> bool:
 
 
 def guess_shape(module: nn.Module) -> tuple[int, ...]:
-    """The shape of one input: channels of the first layer, a square side that the network accepts.
+    """The shape of one input: channels of a layer (the first that fits), a square side the network accepts.
 
     **Raises** `InputError` if no side is accepted.
     """
-    first = next((p for p in module.modules() if isinstance(p, nn.Conv1d | nn.Conv2d | nn.Linear)), None)
-    shapes: list[tuple[int, ...]] = []
-    if isinstance(first, nn.Linear):
-        shapes = [(first.in_features,)]
-    elif isinstance(first, nn.Conv1d):
-        shapes = [(first.in_channels, side) for side in (1024, 16_000, 128)]
-    elif isinstance(first, nn.Conv2d):
-        large = first.kernel_size[0] >= 7 and first.stride[0] > 1
-        shapes = [(first.in_channels, side, side) for side in ((224, *SIZES) if large else SIZES)]
+    shapes: dict[tuple[int, ...], None] = {}
+    for part in module.modules():
+        if isinstance(part, nn.Linear):
+            shapes[(part.in_features,)] = None
+        elif isinstance(part, nn.Conv1d):
+            shapes |= {(part.in_channels, side): None for side in (1024, 16_000, 128)}
+        elif isinstance(part, nn.Conv2d):
+            large = part.kernel_size[0] >= 7 and part.stride[0] > 1
+            shapes |= {(part.in_channels, side, side): None for side in ((224, *SIZES) if large else SIZES)}
     for shape in shapes:
         try:
             with frozen(module), torch.no_grad():
@@ -46,7 +46,7 @@ def guess_shape(module: nn.Module) -> tuple[int, ...]:
             continue
         return shape
     raise InputError(
-        f"{type(module).__name__} accepts none of the shapes tried ({shapes}): give --input-shape, such as 3x32x32"
+        f"{type(module).__name__} accepts none of the shapes tried ({list(shapes)[:6]}): give --input-shape (3x32x32)"
     )
 
 

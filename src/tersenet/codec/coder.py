@@ -1,6 +1,9 @@
 """Encoding and decoding of whole arrays: chooses a coder, cuts chunks, checks what it reads."""
 
-from typing import TypeAlias
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +15,8 @@ from .stream import RANS, RAW, ZSTD, CodecError, Stream, get_varint, put_varint,
 from .symbols import Model, Values, constant_params, parse, read_exceptions, window_symbols
 from .table import Ints
 
+T = TypeVar("T")
+R = TypeVar("R")
 ZSTD_LEVEL = 19
 PREFIX = 4096  # integers
 Kind: TypeAlias = np.dtype[np.signedinteger]
@@ -37,7 +42,7 @@ def encode(codes: Values, *, effort: str = "fast", chunk_symbols: int = 1 << 20)
         if model.group > 1:
             counted = [group_counts(part, model) for part in _cut(flat, chunk_symbols)]  # chunks group on their own
             model = model.with_counts([np.sum(counted, axis=0)])
-        chunks = (_encode_chunk(part, model) for part in _cut(flat, chunk_symbols))
+        chunks = in_parallel(lambda part: _encode_chunk(part, model), _cut(flat, chunk_symbols))
         best = Stream(RANS, model.to_bytes(), tuple(chunks), chunk_symbols, len(flat))
     if best is None:
         best = _packed(flat, values, chunk_symbols, RAW)
@@ -64,9 +69,12 @@ def decode(stream: Stream, shape: tuple[int, ...], dtype: npt.DTypeLike = np.int
         _fits(model, model, kind)
         return np.full(shape, model, kind)
     out = np.empty(count, kind)
-    for i, start in enumerate(range(0, count, stream.chunk_symbols)):
-        part = out[start : start + stream.chunk_symbols]
-        part[:] = _decode_chunk(stream, model, i, kind)
+
+    def fill(index: int) -> None:
+        part = out[index * stream.chunk_symbols : (index + 1) * stream.chunk_symbols]
+        part[:] = _decode_chunk(stream, model, index, kind)
+
+    in_parallel(fill, range(len(stream.chunks)))
     if model is not None and model.trellis:
         rows = shape[0]
         return np.ascontiguousarray(out.reshape(count // rows, rows).T).reshape(shape)
@@ -81,6 +89,14 @@ def decode_chunk(stream: Stream, index: int, dtype: npt.DTypeLike = np.int32) ->
         return np.full(stream.chunk_count(index), model, dtype)
     kind: Kind = np.dtype(dtype)  # type: ignore[assignment]
     return _decode_chunk(stream, model, index, kind)
+
+
+def in_parallel(work: Callable[[T], R], items: Sequence[T]) -> list[R]:
+    """`work` of every item, in order, on all cores: the native loops do not hold the interpreter's lock."""
+    if len(items) < 2:
+        return [work(item) for item in items]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(pool.map(work, items))
 
 
 def _check(stream: Stream, count: int) -> None:

@@ -38,11 +38,6 @@ inline int32_t trellis_code(int32_t k, bool odd, bool plain) {
 // Indices and states of a path; false if the codes are none.
 bool trellis_indices(const int32_t* codes, size_t count, bool plain, int32_t* indices, uint8_t* states);
 
-// Viterbi search over one column: the path n from `state` that minimises sum weight * (target - n * scale)^2 + lambda * bits,
-// where bits = lengths[class][k - low] (clamped). Returns the last state.
-int trellis_column(const float* target, const float* weight, size_t rows, float scale, const float* lengths_even,
-                   const float* lengths_odd, int32_t low, int32_t size, bool plain, float lambda, int state, int32_t* codes);
-
 // Rounds every row from left to right: code = rint((w + alpha[j] * A + beta[j] * S) / scale), A and S the sums of the errors
 // so far in the kernel and in the row. `rows` x `columns`, kernels of `kernel` columns.
 void round_with_feedback(const float* weight, size_t rows, size_t columns, float scale, size_t kernel, const float* alpha,

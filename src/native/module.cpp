@@ -148,16 +148,6 @@ bool trellis_indices_of(In<int32_t> codes, bool plain, Out<int32_t> indices, Out
   return trellis_indices(codes.data(), codes.size(), plain, indices.data(), states.data());
 }
 
-int trellis_column_of(In<float> target, In<float> weight, float scale, In<float> even, In<float> odd, int32_t low, bool plain,
-                      float lambda, int state, Out<int32_t> codes) {
-  if (weight.size() != target.size() || codes.size() != target.size() || even.size() != odd.size() || !even.size() ||
-      state < 0 || state > 7)
-    throw std::invalid_argument("arrays of different lengths");
-  nb::gil_scoped_release release;
-  return trellis_column(target.data(), weight.data(), target.size(), scale, even.data(), odd.data(), low,
-                        static_cast<int32_t>(even.size()), plain, lambda, state, codes.data());
-}
-
 template <typename T>
 using Matrix = nb::ndarray<T, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 
@@ -194,7 +184,6 @@ NB_MODULE(_native, m) {
   m.def("histogram", &histogram<int16_t>);
   m.def("histogram", &histogram<int32_t>);
   m.def("trellis_indices", &trellis_indices_of);
-  m.def("trellis_column", &trellis_column_of);
   m.def("round_with_feedback", &round_rows);
   m.def("pack", &pack_bits);
   m.def("unpack", &unpack_bits);

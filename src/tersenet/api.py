@@ -1,18 +1,21 @@
 """From a network or a checkpoint to a compressed model: the one entrance for every method."""
 
+from collections import deque
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from . import methods
-from .core.method import Method, TensorSource
+from .core.method import Method, RunFolder, TensorSource
 from .core.model import CompressedModel, KeptTensor
 from .core.task import Task
+from .errors import UsageError
 from .files.atomic import check_free
 from .files.checkpoint import open_checkpoint, open_module
 from .files.terse import load as open_terse
 from .files.terse import write
+from .steps.processes import is_main
 
 
 def compress(
@@ -37,7 +40,7 @@ def compress(
     """
     chosen = method if isinstance(method, Method) else methods.get(method)(**fields)
     source, network = _prepared(what, module)
-    return chosen.model(source, dict(chosen.compress(source, network, task and task.for_method())))
+    return chosen.model(source, chosen.compress(source, network, task and task.for_method()))
 
 
 def compress_file(
@@ -49,15 +52,26 @@ def compress_file(
     task: Task | None = None,
     force: bool = False,
     effort: str = "fast",
+    run: RunFolder | None = None,
 ) -> int:
     """Compress the checkpoint at `path` into the file `output`, one tensor at a time; return the file's bytes.
+
+    `run` is where a training keeps its checkpoints, and what it starts from. Only the main one of several processes
+    writes; the others return 0.
 
     **Raises** what `compress` raises, and `OutputError` (before any work if `output` exists and `force` is not given).
     """
     check_free(output, force=force)
+    if run is not None and method.needs != "training":
+        raise UsageError(f"{method.name} does not train: leave out --run, --resume and --from")
     source, network = _prepared(path, module)
-    tensors = method.compress(source, network, task and task.for_method())
-    return write(output, tensors, method.model(source, {}), force=force, effort=effort)
+    if run is not None and run.start is not None and run.start.is_file() and network is not None:
+        load(run.start).apply_to(network, activations=False)
+    pieces = method.compress(source, network, task and task.for_method(), run)
+    if not is_main():
+        deque(pieces, maxlen=0)
+        return 0
+    return write(output, pieces, method.model(source, ()), force=force, effort=effort)
 
 
 def load(path: str | Path, into: nn.Module | None = None, *, max_output: int | None = None) -> CompressedModel:

@@ -10,6 +10,7 @@ TersenetError
 │   ├── VersionError     written by a newer tersenet
 │   └── SizeLimitError   claims more memory than its size allows
 ├── OutputError          the result cannot be written (exists, disk full)
+├── TrainingError        a training that cannot go on (NaN, infinity)
 ├── BudgetError          a byte or accuracy target that cannot be met; `.nearest` says how near
 ├── UsageError           an option that does not exist or contradicts another
 └── NativeError          TERSENET_REQUIRE_NATIVE=1 and the native module is absent
@@ -56,6 +57,10 @@ class SizeLimitError(FormatError):
 
 class OutputError(TersenetError):
     """The result cannot be written."""
+
+
+class TrainingError(TersenetError):
+    """A training that cannot go on."""
 
 
 class BudgetError(TersenetError):

@@ -21,13 +21,23 @@ def command(
         typer.Option(help="The network's code: module:function, FILE.py:function, or a name such as resnet20."),
     ] = None,
     model_arg: Annotated[list[str] | None, typer.Option(help="name=value for that function; may be repeated.")] = None,
-    task: Annotated[str | None, typer.Option(help="Data: module:function, FILE.py:function, or digits.")] = None,
+    task: Annotated[
+        str | None, typer.Option(help="Data: module:function, FILE.py:function, digits, mnist or cifar10.")
+    ] = None,
+    task_arg: Annotated[list[str] | None, typer.Option(help="name=value for --task; may be repeated.")] = None,
+    run: Annotated[Path | None, typer.Option(help="A folder for a training's checkpoints and log.")] = None,
+    resume: Annotated[Path | None, typer.Option(help="The folder of a training that was stopped: go on.")] = None,
+    start: Annotated[
+        Path | None, typer.Option("--from", help="Train on from this .terse file or finished --run folder.")
+    ] = None,
     effort: Annotated[str, typer.Option(help="fast, or best: try every coder on every tensor.")] = "fast",
     force: Force = False,
     as_json: Json = False,
 ) -> None:
     """Compress a checkpoint. Further options are those of the method: see `tersenet methods NAME`."""
     from ..api import compress_file
+    from ..core.method import RunFolder
+    from ..errors import UsageError
     from ..files.summary import summarize
     from .factory import make_model, make_task
     from .fields import build_method
@@ -35,9 +45,19 @@ def command(
     started = time.perf_counter()
     chosen = build_method(method, context.args)
     module = None if model is None else make_model(model, model_arg or [])
-    given = None if task is None else make_task(task)
+    given = None if task is None else make_task(task, task_arg or [])
+    if run is not None and resume is not None:
+        raise UsageError("give --run to begin a training or --resume to go on with one, not both")
+    if start is not None and run is None and resume is None:
+        raise UsageError("--from needs a --run folder for the training")
+    folder = run or resume
+    kept = None if folder is None else RunFolder(folder, resume is not None, start)
     with progress_bar():
-        size = compress_file(checkpoint, output, chosen, module=module, task=given, force=force, effort=effort)
+        size = compress_file(
+            checkpoint, output, chosen, module=module, task=given, force=force, effort=effort, run=kept
+        )
+    if not size:
+        return  # one of several processes, and not the one that writes
     seconds = time.perf_counter() - started
     summary = summarize(output)
     facts = {

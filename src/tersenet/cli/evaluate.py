@@ -12,8 +12,11 @@ from .output import Json, print_json, print_table
 def command(
     file: Annotated[Path, typer.Argument(help="A .terse file (or a checkpoint).")],
     model: Annotated[str, typer.Option(help="The network's code: module:function, FILE.py:function, or a name.")],
-    task: Annotated[str, typer.Option(help="Data and metric: module:function, FILE.py:function, or digits.")],
+    task: Annotated[
+        str, typer.Option(help="Data and metric: module:function, FILE.py:function, digits, mnist or cifar10.")
+    ],
     model_arg: Annotated[list[str] | None, typer.Option(help="name=value for --model; may be repeated.")] = None,
+    task_arg: Annotated[list[str] | None, typer.Option(help="name=value for --task; may be repeated.")] = None,
     against: Annotated[Path | None, typer.Option(help="The original checkpoint, for drop and agreement.")] = None,
     split: Annotated[str, typer.Option(help="Which split of the task.")] = "test",
     as_json: Json = False,
@@ -25,7 +28,7 @@ def command(
 
     network = load_network(file, make_model(model, model_arg or []))
     reference = None if against is None else load_network(against, make_model(model, model_arg or []))
-    result = evaluate(network, make_task(task), split, reference)
+    result = evaluate(network, make_task(task, task_arg or []), split, reference)
     if as_json:
         print_json({"bytes": file.stat().st_size if file.is_file() else None, "split": split, **asdict(result)})
         return

@@ -31,18 +31,23 @@ def make_model(where: str, arguments: list[str]) -> "nn.Module":
     return made.eval()
 
 
-def make_task(where: str) -> "Task":
-    """The task of `--task`: `digits` or a function. **Raises** `UsageError` if it is none."""
+def make_task(where: str, arguments: list[str]) -> "Task":
+    """The task of `--task` (a name or a function), called with the `--task-arg k=v` values. **Raises** `UsageError`."""
     from ..core.task import Task
 
+    keywords = _keywords(arguments)
     if ":" in where:
-        made = _find(where, "--task")()
+        made = _find(where, "--task")(**keywords)
     elif where == "digits":
         from ..lab import digits
 
-        made = digits.make_task()
+        made = digits.make_task(**keywords)
+    elif where in ("mnist", "cifar10"):
+        from ..lab import images
+
+        made = getattr(images, where)(**keywords)
     else:
-        raise UsageError(f"no task {where!r}: give digits, module:function or path/to/file.py:function")
+        raise UsageError(f"no task {where!r}: give digits, mnist, cifar10, module:function or path/to/file.py:function")
     if not isinstance(made, Task):
         raise UsageError(f"--task {where} returned a {type(made).__name__}; it must return a tersenet.Task")
     return made
@@ -79,7 +84,7 @@ def _keywords(arguments: list[str]) -> dict[str, Any]:
     for argument in arguments:
         key, equals, value = argument.partition("=")
         if not equals:
-            raise UsageError(f"--model-arg {argument!r}: expected name=value")
+            raise UsageError(f"argument {argument!r}: expected name=value")
         try:
             keywords[key] = json.loads(value)
         except ValueError:

@@ -60,25 +60,35 @@ class Uniform:
 
 @dataclass(frozen=True)
 class Codebook:
-    """Arbitrary values: `value = values[code]`, or `values[channel, code]` with one codebook per channel of `axis`.
+    """Arbitrary values: `value = values[code] * scale + offset`, in fp32, rounded after every operation.
 
-    **Shapes**: `values` is `[levels]`, or `[shape[axis], levels]`; codes are in `[0, levels)`.
+    **Shapes**: `values` is `[levels]` (of any real dtype) and codes are in `[0, levels)`. `scale` and `offset`, which
+    may be absent, are `[]`, or `[shape[axis]]` per channel of `axis`. Without `scale`, `values` may be
+    `[shape[axis], levels]`: one codebook per channel.
 
-    >>> Codebook(torch.tensor([-1.0, 0.0, 3.0])).decode(torch.tensor([2, 0]))
-    tensor([ 3., -1.])
+    >>> Codebook(torch.tensor([-1, 0, 3]), scale=torch.tensor(0.5)).decode(torch.tensor([2, 0]))
+    tensor([ 1.5000, -0.5000])
     """
 
     values: Tensor
+    scale: Tensor | None = None
+    offset: Tensor | None = None
     axis: int | None = None
 
     def decode(self, codes: Tensor) -> Tensor:
         """fp32 values of integer `codes`, same shape."""
         index = codes.to(torch.int64)
         values = self.values.to(torch.float32)
-        if self.axis is None:
-            return values[index]
-        channel = _along(torch.arange(codes.shape[self.axis]), codes.shape, self.axis).to(torch.int64)
-        return values[channel.expand(codes.shape), index]
+        if values.dim() == 1:
+            found = values[index]
+        else:
+            channel = _along(torch.arange(len(values)), codes.shape, self.axis).to(torch.int64)
+            found = values[channel.expand(codes.shape), index]
+        if self.scale is not None:
+            found.mul_(_along(self.scale, codes.shape, self.axis))
+        if self.offset is not None:
+            found.add_(_along(self.offset, codes.shape, self.axis))
+        return found
 
 
 Grid = Uniform | Codebook

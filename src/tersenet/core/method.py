@@ -1,15 +1,16 @@
 """The contract of a compression method."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from .. import __version__
-from .model import CompressedModel, Entry, TensorSpec
+from .model import CompressedModel, Piece, TensorSpec, gathered
 from .task import Task
 
 
@@ -40,6 +41,15 @@ class TensorSource(Protocol):
 
 
 @dataclass(frozen=True)
+class RunFolder:
+    """Where a training keeps its checkpoints and log; whether it goes on there; the earlier run it starts from."""
+
+    folder: Path
+    resume: bool = False
+    start: Path | None = None
+
+
+@dataclass(frozen=True)
 class Method(ABC):
     """Hyper-parameters of a method; `dataclasses.asdict` of it is the flags, the sweep point and the provenance.
 
@@ -59,13 +69,17 @@ class Method(ABC):
 
     @abstractmethod
     def compress(
-        self, source: TensorSource, module: nn.Module | None = None, task: Task | None = None
-    ) -> Iterator[tuple[str, Entry]]:
-        """Yield every tensor of `source`, compressed or kept, one at a time and in order.
+        self,
+        source: TensorSource,
+        module: nn.Module | None = None,
+        task: Task | None = None,
+        run: RunFolder | None = None,
+    ) -> Iterator[Piece]:
+        """Yield every tensor of `source`, compressed or kept, one at a time and in order, then any activations.
 
         `module` holds the weights of `source` where its code is known, and is left as it was; `task` has no test
-        split. A method that can do
-        without either accepts None, the others raise `UsageError`.
+        split. A method that can do without either accepts None, the others raise `UsageError`. `run` is for methods
+        that train.
         """
 
     @property
@@ -73,8 +87,9 @@ class Method(ABC):
         """The method's name, which is its file's name."""
         return type(self).__module__.rpartition(".")[2]
 
-    def model(self, source: TensorSource, tensors: Mapping[str, Entry]) -> CompressedModel:
-        """The compressed model of `tensors` with everything else that belongs to `source`, and its provenance."""
+    def model(self, source: TensorSource, pieces: Iterable[Piece]) -> CompressedModel:
+        """The compressed model of what `compress` yields, with all else that belongs to `source`, and provenance."""
+        tensors, activations = gathered(pieces)
         fields = {key: value for key, value in asdict(self).items() if value not in (None, ())}
         versions = {"tersenet": __version__, "torch": torch.__version__}
         return CompressedModel(
@@ -84,4 +99,5 @@ class Method(ABC):
             layout=source.layout,
             attachments=source.attachments,
             batch_norm=self.bn,
+            activations=activations,
         )

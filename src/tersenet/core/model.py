@@ -1,6 +1,7 @@
 """The compressed model: what every method returns and every file holds."""
 
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import KeyMismatchError
+from .activation import Activation, round_input
 from .grid import Grid
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -61,6 +63,7 @@ class KeptTensor:
 
 
 Entry = QTensor | KeptTensor
+Piece = tuple[str, Entry | Activation]
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,7 @@ class CompressedModel:
     `aliases` maps the name of a tied tensor to the name it shares. `layout` says how the checkpoint was laid out
     (JSON), `attachments` are its other files (config, tokenizer) byte for byte. `batch_norm` is "keep", "pair" (the
     running statistics are gone: scale and shift only, written back as an equivalent batch norm) or "fold".
+    `activations` maps the paths of layers to what their inputs are rounded to.
     `provenance` is what made it: method, fields, seed, versions, input hashes; never paths, hosts or times.
     """
 
@@ -82,6 +86,7 @@ class CompressedModel:
     attachments: Mapping[str, bytes] = field(default_factory=dict)
     batch_norm: str = "keep"
     known_specs: Mapping[str, TensorSpec] = field(default_factory=dict)
+    activations: Mapping[str, Activation] = field(default_factory=dict)
 
     @property
     def specs(self) -> Mapping[str, TensorSpec]:
@@ -89,13 +94,24 @@ class CompressedModel:
         return self.known_specs or {name: TensorSpec(e.shape, e.dtype) for name, e in self.tensors.items()}
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Every tensor by name, decoded to its original dtype; tied names share one tensor."""
+        """Every tensor by name, decoded to its original dtype; tied names share one tensor.
+
+        Warns that it has no place for `activations`, if there are any.
+        """
+        if self.activations:
+            warnings.warn(
+                f"the inputs of {len(self.activations)} layers are rounded in this model; a state dict cannot say so: "
+                "use apply_to to get the network that was trained",
+                stacklevel=2,
+            )
         state = {name: entry.dequantize() for name, entry in self.tensors.items()}
         state.update({alias: state[name] for alias, name in self.aliases.items()})
         return state
 
-    def apply_to(self, module: Module) -> Module:
-        """Load every tensor into `module` (in place) and return it.
+    def apply_to(self, module: Module, *, activations: bool = True) -> Module:
+        """Load every tensor into `module` (in place), make its layers round their inputs, and return it.
+
+        `activations=False` leaves (or makes) inputs unrounded.
 
         **Raises** `KeyMismatchError` when names or shapes differ (batch norm's `num_batches_tracked` may be absent).
         """
@@ -111,7 +127,19 @@ class CompressedModel:
                         _assign(module, key, value)
                     else:
                         targets[key].copy_(value)
+        self._apply_activations(module, activations)
         return module
+
+    def _apply_activations(self, module: nn.Module, wanted: bool) -> None:
+        parts = dict(module.named_modules())
+        unknown = sorted(set(self.activations) - set(parts))
+        if unknown:
+            raise KeyMismatchError(
+                f"the file rounds the inputs of {_some(unknown)}, which {type(module).__name__} does not have. "
+                "Build the module the checkpoint came from, or pass activations=False."
+            )
+        for path, part in parts.items():
+            round_input(part, self.activations.get(path) if wanted else None)
 
 
 def check_keys(names: set[str], module: nn.Module) -> None:
@@ -149,3 +177,15 @@ def _assign(module: nn.Module, key: str, value: Tensor) -> None:
         owner._parameters[leaf] = nn.Parameter(value, requires_grad=old is None or old.requires_grad)
     else:
         owner._buffers[leaf] = value
+
+
+def gathered(pieces: Iterable[Piece]) -> tuple[dict[str, Entry], dict[str, Activation]]:
+    """The tensors and the activations among what a method yields."""
+    tensors: dict[str, Entry] = {}
+    activations: dict[str, Activation] = {}
+    for name, piece in pieces:
+        if isinstance(piece, Activation):
+            activations[name] = piece
+        else:
+            tensors[name] = piece
+    return tensors, activations

@@ -10,12 +10,14 @@ import zstandard
 from ..codec import CodecError, Stream
 from ..errors import ChecksumError, FormatError, SizeLimitError, VersionError
 from .layout import (
+    ACTIVATIONS,
     ALIGN,
     END,
     FREE_OUTPUT,
     HASH,
     HEADER,
     MAGIC,
+    MAX_ACTIVATIONS,
     MAX_GROWTH,
     MAX_INDEX,
     PREFIX,
@@ -23,7 +25,7 @@ from .layout import (
     VERSION,
     Record,
 )
-from .records import Index, parse_index
+from .records import Index, parse_activations, parse_index
 
 
 class Reader:
@@ -141,6 +143,21 @@ class Reader:
         """An attachment."""
         packed, size = self.index.files[name]
         return self.inflate(self._bytes("\0" + name, packed), size, name)
+
+    def activations(self) -> dict[str, tuple[float, list[int], bool]]:
+        """What layers round their inputs to: see `parse_activations`."""
+        found: dict[str, tuple[float, list[int], bool]] = {}
+        for number, section in enumerate(self.index.sections):
+            if section.kind == ACTIVATIONS:
+                packed = self._section(number)
+                size = zstandard.frame_content_size(packed) if packed[:4] == b"\x28\xb5\x2f\xfd" else -1
+                if not 0 <= size <= MAX_ACTIVATIONS:
+                    raise FormatError(self._says(f"has activations that claim {size} bytes"))
+                try:
+                    found |= parse_activations(json.loads(self.inflate(packed, size, ACTIVATIONS)))
+                except (ValueError, RecursionError) as error:
+                    raise FormatError(self._says(f"has activations that cannot be read: {error}")) from error
+        return found
 
     def inflate(self, data: bytes, size: int, name: str) -> bytes:
         """One zstd frame of exactly `size` bytes."""

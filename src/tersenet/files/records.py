@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from .layout import CODE_TYPES, DEFAULT_CHUNK, GRIDS, SIZES, Field, Record
+from .layout import ACTIVATIONS, CODE_TYPES, DEFAULT_CHUNK, GRIDS, SIZES, Field, Record
 
 MAX_SIZE = 1 << 48  # elements of a tensor, bytes of a section
 JSON_MEMBERS = {"aliases": dict, "batch_norm": str, "layout": dict, "provenance": dict}
@@ -11,7 +11,7 @@ JSON_MEMBERS = {"aliases": dict, "batch_norm": str, "layout": dict, "provenance"
 
 @dataclass(frozen=True)
 class Section:
-    """A section of `size` bytes; kinds other than "data" are skipped, unless they are critical."""
+    """A section of `size` bytes; kinds other than "data" and "activations" are skipped, unless they are critical."""
 
     size: int
     kind: str = "data"
@@ -58,7 +58,10 @@ def _section(value: Any) -> Section:
     if not isinstance(value, list):
         return Section(_int(value, 1, "a section"))
     _need(len(value) == 3 and isinstance(value[1], str) and isinstance(value[2], bool), "a section of unknown form")
-    _need(not value[2], f"a critical section {value[1]!r} that this version does not know: upgrade tersenet")
+    _need(
+        not value[2] or value[1] == ACTIVATIONS,
+        f"a critical section {value[1]!r} that this version does not know: upgrade tersenet",
+    )
     return Section(_int(value[0], 1, "a section"), value[1])
 
 
@@ -110,10 +113,12 @@ def _check_grid(record: Record) -> None:
         _need(all(part.shape == lead for part in record.fields.values()), f"{record.name}: a grid for another shape")
     else:
         values = record.fields.get("values")
+        rest = [part.shape for name, part in record.fields.items() if name != "values"]
         _need(
-            values is not None and values.shape[:-1] == lead and len(values.shape) > 0,
+            values is not None and len(values.shape) > 0 and values.shape[:-1] == (() if rest else lead)
+            and all(shape == lead for shape in rest),
             f"{record.name}: a codebook of another shape",
-        )
+        )  # fmt: skip
 
 
 def _need(condition: bool, problem: str) -> None:
@@ -147,3 +152,18 @@ def _shape(value: Any) -> tuple[int, ...]:
 def _one_of(value: Any, names: Any) -> str:
     _need(isinstance(value, str) and value in names, f"{value!r} is none of {', '.join(names)}")
     return str(value)
+
+
+def parse_activations(value: Any) -> dict[str, tuple[float, list[int], bool]]:
+    """Path -> scale, levels, and whether these are (lowest, highest). **Raises** `ValueError` naming what is wrong."""
+    _need(isinstance(value, dict), "activations are no object")
+    found = {}
+    for path, entry in value.items():
+        kind, scale, levels = (*_list(entry, path), None, None, None)[:3]
+        _need(kind in ("integers", "points"), f"{path}: an unknown kind of levels: upgrade tersenet")
+        _need(isinstance(scale, float) and 0 < scale < 3.5e38, f"{path}: scale {scale!r}")
+        numbers = [_int(number, -(1 << 31), path) for number in _list(levels, path)]
+        _need(len(numbers) == 2 or (kind == "points" and len(numbers) > 2), f"{path}: {len(numbers)} levels")
+        _need(all(a < b for a, b in zip(numbers, numbers[1:], strict=False)), f"{path}: levels that do not increase")
+        found[path] = (scale, numbers, kind == "integers")
+    return found

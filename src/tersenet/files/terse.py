@@ -1,5 +1,6 @@
 """`.terse` files: the one place where the container meets tensors."""
 
+import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from io import RawIOBase
 from pathlib import Path
@@ -9,10 +10,12 @@ import torch
 from torch import Tensor
 
 from .. import codec
+from ..core.activation import Activation
 from ..core.grid import Codebook, Grid, Uniform
-from ..core.model import CompressedModel, Entry, KeptTensor, QTensor, TensorSpec
+from ..core.levels import Integers, Points
+from ..core.model import CompressedModel, Entry, KeptTensor, Piece, QTensor, TensorSpec
 from .atomic import replacing_file
-from .layout import CONSTANT_BYTES, GRIDS, RAW_BYTES, ZSTD_BYTES, Field, Record
+from .layout import ACTIVATIONS, CONSTANT_BYTES, GRIDS, RAW_BYTES, ZSTD_BYTES, Field, Record
 from .reader import Reader
 from .writer import Writer, compress
 
@@ -31,25 +34,26 @@ def save(model: CompressedModel, path: str | Path, *, force: bool = False, effor
 
     **Raises** `OutputError` if `path` exists (without `force`) or cannot be written; then nothing has changed.
     """
-    return write(path, model.tensors.items(), model, force=force, effort=effort)
+    pieces = itertools.chain(model.tensors.items(), model.activations.items())
+    return write(path, pieces, model, force=force, effort=effort)
 
 
 def write(
     path: str | Path,
-    tensors: Iterable[tuple[str, Entry]],
+    pieces: Iterable[Piece],
     around: CompressedModel,
     *,
     force: bool = False,
     effort: str = "fast",
 ) -> int:
-    """Write `tensors` as they come, and everything else from `around`; return the file's size in bytes."""
+    """Write tensors and activations as they come, and everything else from `around`; return the file's size in bytes."""
     with replacing_file(path, force=force) as stream:
-        return _write(stream, tensors, around, effort)
+        return _write(stream, pieces, around, effort)
 
 
-def measure(tensors: Iterable[tuple[str, Entry]], around: CompressedModel) -> int:
+def measure(pieces: Iterable[Piece], around: CompressedModel) -> int:
     """The size in bytes of the file that `write` would make, one tensor in memory at a time."""
-    return _write(_Nowhere(), tensors, around, "fast")
+    return _write(_Nowhere(), pieces, around, "fast")
 
 
 class _Nowhere(RawIOBase):
@@ -79,6 +83,10 @@ def load(path: str | Path, *, max_output: int | None = None) -> CompressedModel:
         attachments={name: reader.file(name) for name in reader.index.files},
         batch_norm=about["batch_norm"] or "keep",
         known_specs=specs,
+        activations={
+            path: Activation(Integers(*numbers) if plain else Points(tuple(numbers)), scale)
+            for path, (scale, numbers, plain) in reader.activations().items()
+        },
     )
 
 
@@ -99,20 +107,30 @@ class LazyTensors(Mapping[str, Entry]):
         return len(self._reader.index.records)
 
 
-def _write(
-    stream: BinaryIO | RawIOBase, tensors: Iterable[tuple[str, Entry]], around: CompressedModel, effort: str
-) -> int:
+def _write(stream: BinaryIO | RawIOBase, pieces: Iterable[Piece], around: CompressedModel, effort: str) -> int:
     writer = Writer(stream)
-    for name, entry in tensors:
-        writer.add(*(_quantised(name, entry, effort) if isinstance(entry, QTensor) else _kept(name, entry)))
+    activations: dict[str, Any] = {}
+    for name, piece in pieces:
+        if isinstance(piece, Activation):
+            activations[name] = _activation(piece)
+        else:
+            writer.add(*(_quantised(name, piece, effort) if isinstance(piece, QTensor) else _kept(name, piece)))
     for name in sorted(around.attachments):
         writer.add_file(name, around.attachments[name])
+    if activations:
+        writer.add_section(ACTIVATIONS, activations)
     return writer.close(
         aliases=dict(around.aliases),
         provenance=dict(around.provenance),
         layout=dict(around.layout),
         batch_norm="" if around.batch_norm == "keep" else around.batch_norm,
     )
+
+
+def _activation(piece: Activation) -> list[Any]:
+    if isinstance(piece.levels, Integers):
+        return ["integers", piece.scale, [piece.levels.low, piece.levels.high]]
+    return ["points", piece.scale, list(piece.levels.values)]
 
 
 def _quantised(name: str, entry: QTensor, effort: str) -> tuple[Record, list[bytes]]:

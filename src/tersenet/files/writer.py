@@ -18,7 +18,7 @@ class Writer:
         self._stream = stream
         self._records: list[Record] = []
         self._files: dict[str, list[int]] = {}
-        self._sections: list[int] = []
+        self._sections: list[int | list[Any]] = []
         self._open = 0  # bytes in the open section
         self._hash = xxhash.xxh3_64()
         self._position = 0
@@ -34,6 +34,15 @@ class Writer:
         packed = compress(content)
         self._files[name] = [len(packed), len(content)]
         self._append([packed])
+
+    def add_section(self, kind: str, content: Mapping[str, Any]) -> None:
+        """Append a critical section that holds `content` as compressed JSON."""
+        self._close_section()
+        packed = compress(canonical(content))
+        digest = xxhash.xxh3_64_intdigest(packed).to_bytes(HASH, "little")
+        self._write(packed + digest)
+        self._write(bytes(-self._position % ALIGN))
+        self._sections.append([len(packed), kind, True])
 
     def close(self, **about: Any) -> int:
         """Write index, trailer and header; `about` are the model's further JSON members. Returns the file's bytes."""

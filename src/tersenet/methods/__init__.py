@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from ..core.method import Method
 
 
+_HOMES = {"Method": "core/method.py", "TrainedMethod": "steps/train.py"}  # what a method's class may inherit from
+
+
 @dataclass(frozen=True)
 class MethodFacts:
     """What a method's file says about it: name, first sentence, docstring, needs, reference, fields."""
@@ -49,12 +52,12 @@ def facts(name: str) -> MethodFacts:
     """The facts of a method, read from its source without importing it."""
     _check(name)
     tree = ast.parse((Path(__file__).parent / f"{name}.py").read_text("utf-8"))
-    base = ast.parse((Path(__file__).parent.parent / "core" / "method.py").read_text("utf-8"))
     docstring = ast.get_docstring(tree) or ""
-    body = next(node for node in tree.body if isinstance(node, ast.ClassDef) and _inherits_method(node)).body
-    shared = next(node for node in base.body if isinstance(node, ast.ClassDef) and node.name == "Method").body
-    facts = {key: default for key, kind, default in _assignments(shared) + _assignments(body) if "ClassVar" in kind}
-    fields = tuple(row for row in _assignments(body) + _assignments(shared) if "ClassVar" not in row[1])
+    node = next(node for node in tree.body if isinstance(node, ast.ClassDef) and _base(node) in _HOMES)
+    rows = {row[0]: row for row in _inherited(_base(node)) + _assignments(node.body)}
+    order = [row[0] for row in _assignments(node.body)]
+    facts = {key: default for key, kind, default in rows.values() if "ClassVar" in kind}
+    fields = tuple(rows[key] for key in dict.fromkeys([*order, *rows]) if "ClassVar" not in rows[key][1])
     sentence = docstring.split("\n\n")[0].replace("\n", " ")
     return MethodFacts(
         name, sentence, docstring, ast.literal_eval(facts["needs"]), ast.literal_eval(facts["reference"]), fields
@@ -66,8 +69,15 @@ def _check(name: str) -> None:
         raise UsageError(f"no method {name!r}; the methods are {', '.join(names())}")
 
 
-def _inherits_method(node: ast.ClassDef) -> bool:
-    return any(isinstance(base, ast.Name) and base.id == "Method" for base in node.bases)
+def _base(node: ast.ClassDef) -> str:
+    return next((base.id for base in node.bases if isinstance(base, ast.Name)), "")
+
+
+def _inherited(base: str) -> list[tuple[str, str, str]]:
+    """The assignments of an abstract method class and of those it inherits from."""
+    tree = ast.parse((Path(__file__).parent.parent / _HOMES[base]).read_text("utf-8"))
+    node = next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == base)
+    return (_inherited(_base(node)) if _base(node) in _HOMES else []) + _assignments(node.body)
 
 
 def _assignments(body: list[ast.stmt]) -> list[tuple[str, str, str]]:

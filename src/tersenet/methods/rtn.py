@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from ..core.grid import Uniform
-from ..core.method import Method, TensorSource
-from ..core.model import Entry, QTensor
+from ..core.method import Method, RunFolder, TensorSource
+from ..core.model import Piece, QTensor
 from ..core.task import Task
 from ..errors import UsageError
 from ..steps.sides import check_finite, keep, prepare_batch_norm, why_kept
@@ -94,8 +94,12 @@ class Rtn(Method):
             raise UsageError(f"group_size is {self.group_size}; it must be at least 1")
 
     def compress(
-        self, source: TensorSource, module: nn.Module | None = None, task: Task | None = None
-    ) -> Iterator[tuple[str, Entry]]:
+        self,
+        source: TensorSource,
+        module: nn.Module | None = None,
+        task: Task | None = None,
+        run: RunFolder | None = None,
+    ) -> Iterator[Piece]:
         """Every tensor of `source`, rounded or kept, in order; `module` only tells how batch norm is paired."""
         source = prepare_batch_norm(source, self.bn, module)
         for name, spec in source.specs.items():

@@ -27,8 +27,8 @@ import torch
 from torch import Tensor, nn
 
 from ..core.grid import Uniform
-from ..core.method import Method, TensorSource
-from ..core.model import Entry, QTensor
+from ..core.method import Method, RunFolder, TensorSource
+from ..core.model import Entry, Piece, QTensor
 from ..core.task import Task
 from ..errors import UsageError
 from ..files.terse import measure
@@ -146,8 +146,12 @@ class Vlcq(Method):
             raise UsageError(f"target_bits is {self.target_bits}; it must be above 0 and at most 16")
 
     def compress(
-        self, source: TensorSource, module: nn.Module | None = None, task: Task | None = None
-    ) -> Iterator[tuple[str, Entry]]:
+        self,
+        source: TensorSource,
+        module: nn.Module | None = None,
+        task: Task | None = None,
+        run: RunFolder | None = None,
+    ) -> Iterator[Piece]:
         """Every tensor, quantised to the budget or kept. **Raises** `BudgetError` if the budget cannot be met."""
         original, source = source, prepare_batch_norm(source, self.bn, module)
         reasons = {name: why_kept(name, spec, self) for name, spec in source.specs.items()}
@@ -169,7 +173,7 @@ class Vlcq(Method):
                 made[c] = dict(plan.entries(c))
             return iter(made[c].items())
 
-        around = self.model(original, {})
+        around = self.model(original, ())
         if self.max_bytes is not None:
             goal, rest, what = self.max_bytes, 0, f"a file of {self.max_bytes:,} bytes"
         else:

@@ -1,0 +1,56 @@
+"""Additive powers of two: every weight is a sum of a few powers of two, with a learned clip.
+
+Levels: `alpha * gamma * {sum of one member of every set}`, sets `{0, 2^-i, 2^-(i+n), 2^-(i+2n)}`, gamma makes the largest 1; b-bit
+weights have b - 1 bits of magnitude and a sign, inputs of layers b bits. Forward: weights minus mean over deviation,
+clipped at alpha, to the nearest level; where no batch norm follows, deviation and mean are put back. Backward (RCF): for
+alpha `sign(w~)` outside the range and `Q(w~/alpha) - w~/alpha` inside; for w by `estimator`, "ste" being the authors'
+calibrated variant. Clips learn at half the rate of the weights, those of inputs at 2.5 times it (Li et al. 2020).
+
+Departures: clips start where the squared error is smallest (`first_clip` "paper": at 3 deviations, the authors' choice for
+long trainings), inputs likewise; statistics of weights get no gradient, as in the authors' CIFAR code; the first and
+last layer's 8-bit step starts at the largest magnitude. Of the quantization-error-aware gradient (Tesfai et al. 2023,
+`--estimator qea` and `qea-project`) the published formula was not available to us: both are readings.
+
+Needs the network's code and training data.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from torch import Tensor
+
+from ..core.levels import Levels
+from ..quantizers.activation import Range
+from ..quantizers.clip import learned_clip
+from ..quantizers.powers import additive_magnitudes, check_bits, with_signs, without_signs
+from ..quantizers.quantizer import Quantizer
+from ..steps.train import TrainedMethod
+
+
+@dataclass(frozen=True)
+class Apot(TrainedMethod):
+    """Additive powers of two with `bits` bits (2 to 8; 32: full precision)."""
+
+    reference: ClassVar[str] = """@inproceedings{li2020apot,
+  title = {Additive Powers-of-Two Quantization: An Efficient Non-uniform Discretization for Neural Networks},
+  author = {Li, Yuhang and Dong, Xin and Wang, Wei},
+  booktitle = {ICLR}, year = {2020}, eprint = {1909.13144}
+}"""
+
+    estimator: str = "ste"
+    range: Range = "rcf"
+    first_clip: Literal["mse", "paper"] = "mse"
+
+    def levels(self, bits: int) -> Levels:
+        """Sums of powers of two with a sign."""
+        check_bits("apot", bits, 2, 8)
+        return with_signs(additive_magnitudes(bits - 1))
+
+    def input_levels(self, bits: int, signed: bool) -> Levels:
+        """Sums of powers of two, with a sign if there were negative inputs."""
+        check_bits("apot", bits, 2, 8)
+        return with_signs(additive_magnitudes(bits - 1)) if signed else without_signs(additive_magnitudes(bits))
+
+    def quantizer(self, weight: Tensor, levels: Levels, axis: int | None, normed: bool) -> Quantizer:
+        """A learned clip per tensor or channel, on normalised weights."""
+        return learned_clip(weight, levels, self.rule, axis, normed, self.first_clip, self.remedy)

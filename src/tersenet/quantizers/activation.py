@@ -1,0 +1,116 @@
+"""The quantizer of a layer's input: levels times a scale, observed on data or learned."""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from ..core.activation import Activation
+from ..core.levels import Levels
+from .project import project_clipped, stored_scale
+
+Range = Literal["lsq", "rcf", "pact", "minmax", "ema", "percentile", "mse"]
+LEARNED = ("lsq", "rcf", "pact")
+SAMPLES = 1 << 13  # values kept per batch for percentile and mse
+PERCENTILE, DECAY, CANDIDATES = 0.9999, 0.9, 80
+
+
+class Observer:
+    """What the inputs of a layer looked like: extremes, a moving average of them, and a sample of values."""
+
+    def __init__(self) -> None:
+        self.low = self.high = self.average = 0.0
+        self.batches = self.features = 0
+        self.samples: list[Tensor] = []
+
+    def see(self, inputs: Tensor) -> None:
+        """Take note of one batch."""
+        low, high = float(inputs.min()), float(inputs.max())
+        largest = max(-low, high)
+        self.average = largest if self.batches == 0 else DECAY * self.average + (1 - DECAY) * largest
+        self.low, self.high = min(self.low, low), max(self.high, high)
+        self.batches, self.features = self.batches + 1, inputs[0].numel()
+        flat = inputs.detach().float().reshape(-1)
+        self.samples.append(flat[:: max(1, flat.numel() // SAMPLES)].cpu())
+
+    @property
+    def signed(self) -> bool:
+        """Whether negative inputs were seen."""
+        return self.low < 0
+
+    def clip(self, kind: Range, levels: Levels) -> float:
+        """The magnitude that the highest level gets. Learned ranges start from the least-squares one."""
+        largest = max(-self.low, self.high)
+        values = torch.cat(self.samples)
+        if kind == "minmax":
+            found = largest
+        elif kind == "ema":
+            found = self.average
+        elif kind == "percentile":
+            found = float(values.abs().sort().values[int(PERCENTILE * (values.numel() - 1))])
+        else:
+            found = _least_squares(values, largest, levels)
+        return found if found > 0 else 1.0
+
+
+def _least_squares(values: Tensor, largest: float, levels: Levels) -> float:
+    """The clip with the smallest squared error among 80 fractions of the largest value."""
+
+    def error(clip: float) -> float:
+        scale = clip / levels.high
+        return float((levels.nearest(values / scale) * scale - values).square().sum())
+
+    candidates = [largest * i / CANDIDATES for i in range(1, CANDIDATES + 1)] if largest > 0 else [1.0]
+    return min(candidates, key=error)
+
+
+class InputQuantizer(nn.Module):
+    """Rounds a layer's input to `scale * nearest_level(x / scale)`; first observes, then (learned or fixed) rounds.
+
+    Learned: "lsq" has the step as its parameter, with LSQ's gradient factor `1 / sqrt(features * highest level)`; "rcf"
+    (APoT) and "pact" the clip. The scale is used as it is stored, in fp16.
+    """
+
+    def __init__(self, kind: Range, levels_for: Callable[[bool], Levels]) -> None:
+        super().__init__()
+        self.kind, self.levels_for = kind, levels_for
+        self.observer: Observer | None = Observer()
+        self.levels = levels_for(False)
+        self.per = self.factor = 1.0
+        self.lr_factor, self.decays = (2.5 if kind == "rcf" else 1.0), kind in ("rcf", "pact")  # for the optimizer
+        self.scale = nn.Parameter(torch.ones(()), requires_grad=kind in LEARNED)
+
+    def settle(self) -> None:
+        """Choose levels and scale from what was observed; from now on inputs are rounded."""
+        assert self.observer is not None
+        self.levels = self.levels_for(self.observer.signed)
+        clip = self.observer.clip(self.kind, self.levels)
+        if self.kind == "lsq":
+            self.factor = 1 / (self.observer.features * self.levels.high) ** 0.5
+            clip /= self.levels.high
+        else:
+            self.per = float(self.levels.high)
+        self.scale.data.fill_(clip)
+        self.observer = None
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        if self.observer is not None:
+            self.observer.see(inputs)
+            return inputs
+        return project_clipped(inputs.float(), self._stored(), self.levels, self.kind == "pact")
+
+    def freeze(self) -> Activation:
+        """The same rounding, as a fact."""
+        with torch.no_grad():
+            return Activation(self.levels, float(self._stored()))
+
+    def _stored(self) -> Tensor:
+        return stored_scale(self.scale, self.per, self.factor)
+
+
+def round_inputs(part: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The forward pre-hook of a layer with an `InputQuantizer`."""
+    quantizer = part.tersenet_input
+    assert isinstance(quantizer, InputQuantizer)
+    return (quantizer(given[0]), *given[1:])

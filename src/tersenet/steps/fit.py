@@ -1,0 +1,215 @@
+"""The one training loop: deterministic by seed, resumable at any step, and stopped by the first NaN."""
+
+import math
+import random
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..core.task import Task
+from ..errors import InputError, TrainingError
+from ..progress import progress
+from .evaluate import evaluate
+from .processes import Processes
+from .run import Run
+
+MOMENTUM = 0.9
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long and how fast: `lr` falls to 0 along a cosine; gradients are clipped to norm `clip` (0: not)."""
+
+    epochs: int
+    lr: float
+    weight_decay: float = 1e-4
+    optimizer: str = "sgd"
+    clip: float = 0.0
+    seed: int = 0
+    compile: bool = False
+
+
+def fit(
+    module: nn.Module,
+    task: Task,
+    schedule: Schedule,
+    *,
+    penalty: Callable[[], Tensor],
+    anneal: Callable[[float, float], None],
+    title: str = "training",
+    processes: Processes | None = None,
+    run: Run | None = None,
+    around: Mapping[str, Any] | None = None,
+    saved: Mapping[str, Any] | None = None,
+) -> None:
+    """Train `module` in place on the `train` split, minimising `task.loss + penalty()`.
+
+    `anneal(progress in [0, 1], rate)` is called before every step; the rate is what a lasting gradient moves a weight
+    per step: the learning rate over 1 - momentum. With `run`, checkpoints go there every few
+    minutes: `around` plus model, optimizer, step and random states; `saved` is such a checkpoint to go on from, and
+    the result is that of a training that never stopped, bit for bit on a CPU. Parts of the module may have
+    `lr_factor` (of their own parameters) and `decays` (False: no weight decay).
+
+    **Raises** `InputError` for an empty split, labels out of range; `TrainingError` for a loss or a gradient that is
+    not finite, before it changes a weight.
+    """
+    processes = processes or Processes()
+    batches = task.split("train")
+    per_epoch = _count(batches) // processes.count
+    if per_epoch == 0:
+        raise InputError("the train split of the task is empty: give it at least one batch for every process")
+    optimizer, total, step = _optimizer(module, schedule), schedule.epochs * per_epoch, 0
+    if saved is not None:
+        module.load_state_dict(saved["model"])
+        optimizer.load_state_dict(saved["optimizer"])
+        step = saved["step"]
+    runner = processes.wrap(torch.compile(module) if schedule.compile else module)  # type: ignore[arg-type]
+    parameters = [p for p in module.parameters() if p.requires_grad]
+
+    def checkpoint() -> None:
+        if run is not None and processes.rank == 0:
+            state = {"model": module.state_dict(), "optimizer": optimizer.state_dict(), "step": step}
+            run.save({**(around or {}), **state, "random": _random_state()})
+
+    module.train()
+    if saved is None:
+        checkpoint()
+    while step < total:
+        epoch, skip = divmod(step, per_epoch)
+        _seed(schedule.seed, epoch)
+        shared = islice(processes.share(batches), per_epoch)
+        for _ in range(skip):
+            next(shared)
+        if skip and saved is not None:
+            _restore(saved["random"])
+        for inputs, targets in shared:
+            rate = schedule.lr * (1 + math.cos(math.pi * step / total)) / 2
+            for group in optimizer.param_groups:
+                group["lr"] = rate * group["factor"]
+            anneal(step / total, rate / (1 - MOMENTUM) if schedule.optimizer == "sgd" else rate)
+            loss, score = _step(runner, task, inputs, targets, penalty, processes)
+            norm = nn.utils.clip_grad_norm_(parameters, schedule.clip or math.inf)
+            if not (math.isfinite(loss) and math.isfinite(float(norm))):
+                raise TrainingError(_not_finite(loss, step, total, run))
+            optimizer.step()
+            optimizer.zero_grad()
+            step += 1
+            if run is not None and processes.rank == 0 and step % max(1, per_epoch // 20) == 0:
+                run.log(step, **{"loss": loss, "train score": score, "learning rate": rate})
+            done = f"{title}, epoch {epoch + 1}/{schedule.epochs}, loss {loss:.3f}, train {score:.3f}"
+            progress(done, step, total)
+            if run is not None and run.due:
+                checkpoint()
+        if task.validation is not None and run is not None and processes.rank == 0:
+            run.log(step, validation=_validate(module, task))
+            checkpoint()
+    anneal(1.0, 0.0)
+    module.eval()
+
+
+def _step(
+    runner: nn.Module,
+    task: Task,
+    inputs: Tensor,
+    targets: Tensor,
+    penalty: Callable[[], Tensor],
+    processes: Processes,
+) -> tuple[float, float]:
+    """Forward and backward of one batch: the loss and the mean score before the step."""
+    device = processes.device
+    inputs, targets = inputs.to(device), targets.to(device)
+    with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+        outputs = runner(inputs)
+    outputs = outputs.float()
+    _check_labels(task, outputs, targets)
+    loss = task.loss(outputs, targets) + penalty()
+    loss.backward()  # type: ignore[no-untyped-call]
+    with torch.no_grad():
+        score = float(task.metric(outputs, targets).float().mean())
+    return float(processes.mean(loss.detach())), score
+
+
+def _validate(module: nn.Module, task: Task) -> float:
+    """The mean score on the validation split; leaves module and random states as they were."""
+    state = _random_state()
+    mean = evaluate(module, task, "validation").metric.mean
+    _restore(state)
+    return mean
+
+
+def _check_labels(task: Task, outputs: Tensor, targets: Tensor) -> None:
+    if task.loss is F.cross_entropy and outputs.dim() == 2 and targets.dim() == 1 and targets.numel():
+        low, high, classes = int(targets.min()), int(targets.max()), outputs.shape[1]
+        if low < 0 or high >= classes:
+            raise InputError(
+                f"the train split has labels from {low} to {high}, but the network has {classes} outputs "
+                f"(labels 0 to {classes - 1}): correct the task or the network"
+            )
+
+
+def _optimizer(module: nn.Module, schedule: Schedule) -> torch.optim.Optimizer:
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    seen: set[nn.Parameter] = set()
+    for part in module.modules():
+        kind = (getattr(part, "lr_factor", 1.0), getattr(part, "decays", True))
+        for parameter in part.parameters(recurse=False):
+            if parameter.requires_grad and parameter not in seen:
+                seen.add(parameter)
+                groups.setdefault(kind, []).append(parameter)
+    listed = [
+        {"params": found, "factor": factor, "weight_decay": schedule.weight_decay if decays else 0.0}
+        for (factor, decays), found in groups.items()
+    ]
+    if schedule.optimizer == "adamw":
+        return torch.optim.AdamW(listed, lr=schedule.lr)
+    return torch.optim.SGD(listed, lr=schedule.lr, momentum=MOMENTUM)
+
+
+def inputs_of(batches: Iterable[Any], device: torch.device) -> Iterator[Tensor]:
+    """The inputs of `(inputs, targets)` batches, on `device`."""
+    for inputs, _ in batches:
+        yield inputs.to(device)
+
+
+def _count(batches: Any) -> int:
+    try:
+        return len(batches)
+    except TypeError:
+        return sum(1 for _ in batches)
+
+
+def _not_finite(loss: float, step: int, total: int, run: Run | None) -> str:
+    kept = f"the last good state is in {run.folder}" if run else "nothing was kept: give --run FOLDER to keep states"
+    return (
+        f"the loss is {loss} or a gradient is not finite at step {step + 1} of {total}: training stopped before it "
+        f"changed a weight; {kept}. Check the data for NaN, lower --lr, or set --clip-grad 1"
+    )
+
+
+def _seed(seed: int, epoch: int) -> None:
+    torch.manual_seed(seed * 1_000_003 + epoch)
+    random.seed(seed * 1_000_003 + epoch)
+    np.random.seed((seed * 1_000_003 + epoch) % 2**32)
+
+
+def _random_state() -> dict[str, Any]:
+    kind, numbers, *rest = np.random.get_state()
+    numpy = [str(kind), torch.from_numpy(np.asarray(numbers, np.int64)), *rest]
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    return {"torch": torch.get_rng_state(), "python": random.getstate(), "numpy": numpy, "cuda": cuda}
+
+
+def _restore(state: Mapping[str, Any]) -> None:
+    torch.set_rng_state(state["torch"])
+    version, numbers, gauss = state["python"]
+    random.setstate((version, tuple(numbers), gauss))
+    kind, numbers, *rest = state["numpy"]
+    np.random.set_state((kind, numbers.numpy().astype(np.uint32), *rest))
+    if state["cuda"]:
+        torch.cuda.set_rng_state_all(state["cuda"])

@@ -1,0 +1,50 @@
+"""One training in several processes or machines, with Hugging Face accelerate; alone where nothing launched several."""
+
+import os
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import UsageError
+
+
+def is_main() -> bool:
+    """Whether this process writes the results."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+class Processes:
+    """The processes that train together: `accelerate launch -m tersenet compress ...` starts them."""
+
+    def __init__(self) -> None:
+        self.count, self.rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
+        self._accelerator: Any = None
+        if self.count > 1:
+            try:
+                from accelerate import Accelerator
+            except ImportError as error:
+                raise UsageError("several processes need accelerate: pip install 'tersenet[train]'") from error
+            self._accelerator = Accelerator()
+        found = "cuda" if torch.cuda.is_available() else "cpu"
+        self.device: torch.device = self._accelerator.device if self._accelerator else torch.device(found)
+
+    def share(self, batches: Iterable[Any]) -> Iterator[Any]:
+        """Every `count`-th batch, from the one that is ours."""
+        return islice(iter(batches), self.rank, None, self.count)
+
+    def wrap(self, module: nn.Module) -> nn.Module:
+        """`module`, averaging its gradients over all processes."""
+        wrapped: nn.Module = self._accelerator.prepare(module) if self._accelerator else module
+        return wrapped
+
+    def mean(self, value: Tensor) -> Tensor:
+        """The mean of a scalar over all processes, so that all take the same decisions."""
+        return self._accelerator.reduce(value, "mean") if self._accelerator else value
+
+    def wait(self) -> None:
+        """Wait for all processes."""
+        if self._accelerator:
+            self._accelerator.wait_for_everyone()

@@ -1,0 +1,231 @@
+"""What all methods that train have in common: which tensors, attaching, stages, the loop, and the way out.
+
+A method adds its levels and how a weight is scaled; the rest is here, so that rows of a table differ in the method only.
+"""
+
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator, Mapping
+from copy import deepcopy
+from dataclasses import asdict, dataclass
+from functools import partial
+from itertools import islice
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from ..core.levels import Integers, Levels
+from ..core.method import Method, RunFolder, TensorSource
+from ..core.model import Piece, TensorSpec
+from ..core.task import Task
+from ..errors import InputError, UsageError
+from ..quantizers import attach
+from ..quantizers.activation import InputQuantizer, Range
+from ..quantizers.estimators import RULES
+from ..quantizers.project import Rule
+from ..quantizers.quantizer import Quantizer
+from ..quantizers.weight import LearnedScale, Remedy
+from .batchnorm import reestimate
+from .fit import Schedule, fit, inputs_of
+from .layers import BATCH_NORMS, Layer, find_layers
+from .processes import Processes
+from .run import Run
+from .sides import batch_norms, check_finite, keep, pair, why_kept
+
+CALIBRATION_BATCHES = 8
+FULL = 32  # bits from which on nothing is quantised
+
+
+@dataclass(frozen=True)
+class TrainedMethod(Method):
+    """Quantization-aware training: `epochs` at `bits` per weight and `act_bits` per layer input (32: not quantised).
+
+    The first and the last layer get 8-bit weights and unquantised inputs (`ends`: "8"), stay as they are ("keep"), or are
+    treated like the others ("same"). `stages` are numbers of bits that are trained before, each for as many epochs
+    (progressive initialisation). `range` says how input ranges are found: learned ("lsq", "rcf", "pact") or observed
+    ("minmax", "ema", "percentile", "mse"). `estimator` is the gradient rule of weights, `remedy` works against
+    oscillation.
+    """
+
+    needs: ClassVar[str] = "training"
+
+    bits: int = 4
+    act_bits: int = 32
+    epochs: int = 10
+    lr: float = 0.01
+    weight_decay: float = 1e-4
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    clip_grad: float = 0.0
+    stages: tuple[int, ...] = ()
+    granularity: Literal["tensor", "channel"] = "tensor"
+    ends: Literal["8", "keep", "same"] = "8"
+    estimator: str = "clipped"
+    remedy: Remedy = "none"
+    range: Range = "lsq"
+    compile: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.estimator not in RULES:
+            raise UsageError(f"estimator is {self.estimator!r}; it may be {', '.join(RULES)}")
+        for bits in (self.bits, *self.stages):
+            if bits != FULL:
+                self.levels(bits)
+        if self.act_bits != FULL:
+            self.input_levels(self.act_bits, False)
+        if self.epochs < 0 or self.lr <= 0:
+            raise UsageError(f"epochs is {self.epochs} and lr {self.lr}; they must be at least 0 and above 0")
+        if self.bn == "fold":
+            raise UsageError("--bn fold cannot be trained; use --bn pair or --bn keep")
+
+    @abstractmethod
+    def levels(self, bits: int) -> Levels:
+        """The levels of a weight of `bits` bits. **Raises** `UsageError` for a number it does not have."""
+
+    @abstractmethod
+    def input_levels(self, bits: int, signed: bool) -> Levels:
+        """The levels of a layer's input."""
+
+    @abstractmethod
+    def quantizer(self, weight: Tensor, levels: Levels, axis: int | None, normed: bool) -> Quantizer:
+        """The quantizer of a weight; `normed` says that a batch norm of its own follows."""
+
+    @property
+    def rule(self) -> Rule:
+        """The gradient rule of weights."""
+        return RULES[self.estimator]
+
+    def attach(self, module: nn.Module, specs: Mapping[str, TensorSpec], inputs: Iterable[Tensor], bits: int,
+               aliases: Mapping[str, str] | None = None) -> nn.Module:  # fmt: skip
+        """Put quantizers of `bits` bits in front of the weights and inputs of `module` (in place) and set them on `inputs`.
+
+        **Raises** `InputError` if there is nothing to quantise, no input, or a layer that never runs; `WeightError`.
+        """
+        if bits == FULL and self.act_bits == FULL:
+            return module
+        held = list(islice(inputs, CALIBRATION_BATCHES))
+        if not held:
+            raise InputError("there are no calibration inputs: the train split is empty")
+        layers = find_layers(module, held[0][:2])
+        names = [name for name, spec in specs.items() if why_kept(name, spec, self) is None]
+        wanted = [layer for layer in layers if layer.weight in names]
+        if not names:
+            raise InputError("no tensor of this network can be quantised (2 dimensions, 256 elements, not excluded)")
+        ends = {layer.weight for layer in (wanted[0], wanted[-1])} if wanted and self.ends != "same" else set()
+        normed = {layer.weight for layer in wanted if layer.batch_norm}
+        if bits != FULL:
+            found = {
+                name: self._weight(module, name, specs[name], bits, name in ends, name in normed)
+                for name in names
+                if not (name in ends and self.ends == "keep")
+            }
+            attach.attach_weights(module, found, aliases or {})
+            reestimate(module, held)
+        if self.act_bits != FULL:
+            middle = [layer for layer in wanted if layer.weight not in ends]
+            attach.attach_inputs(module, {layer.path: self._input(layer) for layer in middle}, held)
+        return module
+
+    def _weight(self, module: nn.Module, name: str, spec: TensorSpec, bits: int, end: bool, normed: bool) -> Quantizer:
+        part, leaf = attach.owner_of(module, name)
+        weight = getattr(part, leaf).detach()
+        check_finite(name, weight)
+        axis = spec.axis if self.granularity == "channel" else None
+        typed = weight.to(spec.dtype)
+        made = eight_bits(typed, axis) if end else self.quantizer(typed, self.levels(bits), axis, normed)
+        return made.to(weight.device)
+
+    def _input(self, layer: Layer) -> InputQuantizer:
+        return InputQuantizer(self.range, partial(self.input_levels, self.act_bits))
+
+    def compress(
+        self,
+        source: TensorSource,
+        module: nn.Module | None = None,
+        task: Task | None = None,
+        run: RunFolder | None = None,
+    ) -> Iterator[Piece]:
+        """Train a copy of `module` and yield it, quantised. **Raises** `UsageError` without module or train split."""
+        if module is None or task is None:
+            raise UsageError(f"{self.name} trains: give the network's code (--model, module=) and --task (task=)")
+        task.split("train")
+        processes = Processes()
+        identity = {"method": self.name, **asdict(self), "input": source.digest(), "start": run and str(run.start)}
+        folder = None if run is None else Run(run.folder, identity, run.resume)
+        saved = None if folder is None else folder.state
+        network = deepcopy(module).float().to(processes.device)
+        if run is not None and run.start is not None and run.start.is_dir():
+            network.load_state_dict(Run.finished(run.start))
+        stages = [*self.stages, self.bits]
+        first = 0 if saved is None else int(saved["stage"])
+        if saved is not None:
+            network.load_state_dict(saved["base"])
+        for stage in range(first, len(stages)):
+            base = {name: value.clone() for name, value in network.state_dict().items()}
+            bits, train = stages[stage], inputs_of(task.split("train"), processes.device)
+            torch.manual_seed(self.seed)
+            self.attach(network, source.specs, train, bits, source.aliases)
+            fit(
+                network,
+                task,
+                self._schedule(),
+                penalty=partial(attach.penalty, network),
+                anneal=partial(attach.anneal, network),
+                title=f"{self.name}, {bits} bits",
+                processes=processes,
+                run=folder,
+                around={"stage": stage, "base": base},
+                saved=saved if stage == first else None,
+            )
+            if stage + 1 < len(stages):
+                latent = attach.latent_state(network)
+                network = deepcopy(module).float().to(processes.device)
+                network.load_state_dict(latent)
+        finish(network, inputs_of(task.split("train"), processes.device))
+        if folder is not None and processes.rank == 0:
+            folder.save({"stage": len(stages), "base": attach.latent_state(network)})
+        yield from self.pieces(network, source)
+
+    def _schedule(self) -> Schedule:
+        return Schedule(
+            self.epochs, self.lr, self.weight_decay, self.optimizer, self.clip_grad, self.seed, self.compile
+        )
+
+    def pieces(self, network: nn.Module, source: TensorSource) -> Iterator[Piece]:
+        """The network that quantizers are attached to, as tensors and activations; what is kept is rounded in it, too."""
+        state = attach.latent_state(network)
+        if self.bn == "pair":
+            for prefix in batch_norms(source.specs):
+                eps = float(network.get_submodule(prefix).eps)  # type: ignore[arg-type]
+                parts = {part: state[f"{prefix}.{part}"] for part in ("weight", "bias", "running_mean", "running_var")}
+                state |= {f"{prefix}.{part}": value for part, value in pair(parts, eps).items()}
+        quantised = attach.frozen_weights(network)
+        for name, spec in source.specs.items():
+            if name in quantised:
+                yield name, quantised[name]
+                continue
+            reason = why_kept(name, spec, self) or "full precision"
+            kept = keep(state[name].detach().to("cpu", spec.dtype), reason, self.side)
+            with torch.no_grad():
+                part, leaf = attach.owner_of(network, name)
+                getattr(part, leaf).copy_(kept.dequantize())
+            yield name, kept
+        yield from attach.frozen_inputs(network).items()
+
+
+def eight_bits(weight: Tensor, axis: int | None) -> LearnedScale:
+    """A uniform 8-bit quantizer whose largest level starts at the largest weight, with LSQ's gradients."""
+    rows = weight.float().reshape(1, -1) if axis is None else weight.float().transpose(0, axis).flatten(1)
+    step = (rows.abs().amax(1) / 127).clamp(min=1e-12)
+    factor = 1 / (rows.shape[1] * 127) ** 0.5
+    return LearnedScale(
+        weight, Integers(-127, 127), RULES["clipped"],
+        axis=axis, normalise="no", parameter=step, per=1.0, gradient_factor=factor,
+    )  # fmt: skip
+
+
+def finish(network: nn.Module, train: Iterable[Tensor]) -> None:
+    """Evaluation mode, with batch norm re-estimated for the weights as they are now."""
+    network.eval()
+    if any(isinstance(part, BATCH_NORMS) for part in network.modules()):
+        reestimate(network, train)

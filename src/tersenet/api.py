@@ -1,6 +1,7 @@
 """From a network or a checkpoint to a compressed model: the one entrance for every method."""
 
 from collections import deque
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ def compress(
     """
     chosen = method if isinstance(method, Method) else methods.get(method)(**fields)
     source, network = _prepared(what, module)
+    _check_globs(chosen, source)
     return chosen.model(source, chosen.compress(source, network, task and task.for_method()))
 
 
@@ -65,6 +67,7 @@ def compress_file(
     if run is not None and method.needs != "training":
         raise UsageError(f"{method.name} does not train: leave out --run, --resume and --from")
     source, network = _prepared(path, module)
+    _check_globs(method, source)
     if run is not None and run.start is not None and run.start.is_file() and network is not None:
         load(run.start).apply_to(network, activations=False)
     pieces = method.compress(source, network, task and task.for_method(), run)
@@ -87,6 +90,12 @@ def load(path: str | Path, into: nn.Module | None = None, *, max_output: int | N
     return model
 
 
+def _check_globs(method: Method, source: TensorSource) -> None:
+    for glob in method.include:
+        if not any(fnmatchcase(name, glob) for name in source.specs):
+            raise UsageError(f"--include {glob!r} matches no tensor; the first are {', '.join(list(source.specs)[:5])}")
+
+
 def _prepared(what: nn.Module | str | Path, module: nn.Module | None) -> tuple[TensorSource, nn.Module | None]:
     """The tensors to compress, and the network with exactly these weights."""
     if isinstance(what, nn.Module):
@@ -95,13 +104,13 @@ def _prepared(what: nn.Module | str | Path, module: nn.Module | None) -> tuple[T
     return source, None if module is None else _filled(module, source)
 
 
-def load_network(path: str | Path, module: nn.Module) -> nn.Module:
+def load_network(path: str | Path, module: nn.Module, *, max_output: int | None = None) -> nn.Module:
     """`module` with the weights of a `.terse` file or of a checkpoint, in evaluation mode.
 
     **Raises** `KeyMismatchError` if names or shapes differ.
     """
     if Path(path).suffix == ".terse":
-        return load(path).apply_to(module).eval()
+        return load(path, max_output=max_output).apply_to(module).eval()
     return _filled(module, open_checkpoint(path, module))
 
 

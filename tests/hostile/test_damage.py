@@ -15,7 +15,7 @@ from tersenet.errors import ChecksumError, FormatError, SizeLimitError, Tersenet
 from tersenet.files.layout import ALIGN, END, HEADER, PREFIX, TRAILER
 from tersenet.files.summary import verify
 from tersenet.files.terse import load, save
-from tersenet.files.writer import _header
+from tersenet.files.writer import header
 
 
 def small_model() -> CompressedModel:
@@ -75,11 +75,11 @@ def forge(file: Path, path: Path, change: Any, version: int = 1) -> Path:
     changed = change(index)
     raw = changed if isinstance(changed, bytes) else json.dumps(index if changed is None else changed).encode()
     packed = raw if raw[:4] == b"\x28\xb5\x2f\xfd" else zstandard.ZstdCompressor().compress(raw)
-    header = _header(offset + len(packed) + TRAILER - HEADER)
+    head = header(offset + len(packed) + TRAILER - HEADER)
     prefix = data[HEADER : HEADER + 8] + version.to_bytes(4, "little") + data[HEADER + 12 : HEADER + PREFIX]
-    digest = xxhash.xxh3_64_intdigest(header + prefix + packed)
+    digest = xxhash.xxh3_64_intdigest(head + prefix + packed)
     numbers = b"".join(n.to_bytes(8, "little") for n in (offset, len(packed), digest))
-    path.write_bytes(header + prefix + data[HEADER + PREFIX : offset] + packed + numbers + END)
+    path.write_bytes(head + prefix + data[HEADER + PREFIX : offset] + packed + numbers + END)
     return path
 
 

@@ -76,7 +76,11 @@ def test_codes_are_integers_that_rebuild_the_values(file: Path, tmp_path: Path) 
     [
         (["verify", "{tmp}/nothing.terse"], 1, "cannot be read"),
         (["compress", "{tmp}/nothing.safetensors", "-o", "{tmp}/o.terse"], 1, "no such file"),
-        (["compress", "{net}", "-o", "{tmp}/o.terse", "--method", "magic"], 2, "the methods are rtn, vlcq"),
+        (
+            ["compress", "{net}", "-o", "{tmp}/o.terse", "--method", "magic"],
+            2,
+            "the methods are apot, lsq, pot, rtn, vlcq",
+        ),
         (["compress", "{net}", "-o", "{tmp}/o.terse", "--bots", "3"], 2, "vlcq has no option '--bots'; it has --bn"),
         (["compress", "{net}", "-o", "{tmp}/o.terse", "--target-bits", "many"], 2, "must be float"),
         (["compress", "{net}", "-o", "{tmp}/o.terse", "--bn", "drop"], 2, "may be keep, pair, fold"),

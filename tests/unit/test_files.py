@@ -127,7 +127,7 @@ def test_side_information_of_a_4_bit_network_is_under_3_percent(tmp_path: Path) 
 
     torch.manual_seed(0)
     source, method = open_module(build("resnet20")), Rtn(bits=4, granularity="tensor")
-    size = save(method.model(source, dict(method.compress(source))), tmp_path / "x.terse")
+    size = save(method.model(source, method.compress(source)), tmp_path / "x.terse")
     assert summarize(tmp_path / "x.terse").side_information < 0.03 * size
 
 

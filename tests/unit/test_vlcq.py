@@ -132,6 +132,7 @@ def test_a_budget_that_cannot_be_met_says_how_near_it_came(checkpoint: Path) -> 
     assert caught.value.nearest is not None and caught.value.nearest > 500
 
 
+@pytest.mark.filterwarnings("ignore:--bn pair takes eps")
 @pytest.mark.parametrize("bn", ["keep", "pair", "fold"])
 def test_the_networks_code_helps_at_equal_bytes(checkpoint: Path, network: nn.Module, task: Task, bn: str) -> None:
     reference, errors = copy.deepcopy(network), []

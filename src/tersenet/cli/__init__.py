@@ -37,3 +37,7 @@ def main(arguments: list[str] | None = None) -> None:
             print(json.dumps({"error": type(error).__name__, "message": str(error)}))
         print(f"tersenet: {error}", file=sys.stderr)
         sys.exit(2 if isinstance(error, UsageError) else 1)
+    except SystemExit as stop:
+        if stop.code == 2 and "--json" in given:
+            print(json.dumps({"error": "UsageError", "message": "wrong usage: see standard error"}))
+        raise

@@ -1,12 +1,21 @@
 """`tersenet compress`: a checkpoint in, a `.terse` file out."""
 
 import time
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from .output import Force, Json, print_json, progress_bar
+
+
+class Effort(StrEnum):
+    """How hard the writer looks for the best coder."""
+
+    fast = "fast"
+    best = "best"
+
 
 PASS_ON = {"ignore_unknown_options": True, "allow_extra_args": True}
 
@@ -30,7 +39,7 @@ def command(
     start: Annotated[
         Path | None, typer.Option("--from", help="Train on from this .terse file or finished --run folder.")
     ] = None,
-    effort: Annotated[str, typer.Option(help="fast, or best: try every coder on every tensor.")] = "fast",
+    effort: Annotated[Effort, typer.Option(help="best: try every coder on every tensor.")] = Effort.fast,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
@@ -43,6 +52,10 @@ def command(
     from .fields import build_method
 
     started = time.perf_counter()
+    if model is None and model_arg:
+        raise UsageError("--model-arg needs --model")
+    if task is None and task_arg:
+        raise UsageError("--task-arg needs --task")
     chosen = build_method(method, context.args)
     module = None if model is None else make_model(model, model_arg or [])
     given = None if task is None else make_task(task, task_arg or [])
@@ -59,7 +72,7 @@ def command(
     if not size:
         return  # one of several processes, and not the one that writes
     seconds = time.perf_counter() - started
-    summary = summarize(output)
+    summary = summarize(output, max_output=1 << 62)
     facts = {
         "output": str(output),
         "bytes": size,

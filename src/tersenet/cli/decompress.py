@@ -6,14 +6,14 @@ from typing import Annotated
 import typer
 
 from ..errors import UsageError
-from .output import Force, Json, print_json, progress_bar
+from .output import Force, Json, MaxOutput, print_json, progress_bar
 
 
 def command(
     file: Annotated[Path, typer.Argument(help="A .terse file.")],
     output: Annotated[Path, typer.Option("--output", "-o", help=".safetensors, .pt, or a folder if it came from one.")],
     form: Annotated[str, typer.Option("--as", help="values, or codes: integers and their grids.")] = "values",
-    max_output: Annotated[int | None, typer.Option(help="Allow this many bytes of decoded tensors.")] = None,
+    max_output: MaxOutput = None,
     force: Force = False,
     as_json: Json = False,
 ) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from .output import Json, print_json, print_table
+from .output import Json, MaxOutput, print_json, print_table
 
 
 def command(
@@ -19,6 +19,7 @@ def command(
     task_arg: Annotated[list[str] | None, typer.Option(help="name=value for --task; may be repeated.")] = None,
     against: Annotated[Path | None, typer.Option(help="The original checkpoint, for drop and agreement.")] = None,
     split: Annotated[str, typer.Option(help="Which split of the task.")] = "test",
+    max_output: MaxOutput = None,
     as_json: Json = False,
 ) -> None:
     """Decode a file, run it on a task, and print metric, drop and agreement with n and a 95 % interval."""
@@ -26,7 +27,7 @@ def command(
     from ..steps.evaluate import evaluate
     from .factory import make_model, make_task
 
-    network = load_network(file, make_model(model, model_arg or []))
+    network = load_network(file, make_model(model, model_arg or []), max_output=max_output)
     reference = None if against is None else load_network(against, make_model(model, model_arg or []))
     result = evaluate(network, make_task(task, task_arg or []), split, reference)
     if as_json:

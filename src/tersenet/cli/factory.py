@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.util
+import inspect
 import json
 import sys
 from collections.abc import Callable
@@ -21,7 +22,7 @@ def make_model(where: str, arguments: list[str]) -> "nn.Module":
     from torch import nn
 
     if ":" in where:
-        made = _find(where, "--model")(**_keywords(arguments))
+        made = _called(_find(where, "--model"), where, arguments)
     else:
         from ..lab.models import build
 
@@ -35,17 +36,16 @@ def make_task(where: str, arguments: list[str]) -> "Task":
     """The task of `--task` (a name or a function), called with the `--task-arg k=v` values. **Raises** `UsageError`."""
     from ..core.task import Task
 
-    keywords = _keywords(arguments)
     if ":" in where:
-        made = _find(where, "--task")(**keywords)
+        made = _called(_find(where, "--task"), where, arguments)
     elif where == "digits":
         from ..lab import digits
 
-        made = digits.make_task(**keywords)
+        made = _called(digits.make_task, where, arguments)
     elif where in ("mnist", "cifar10"):
         from ..lab import images
 
-        made = getattr(images, where)(**keywords)
+        made = _called(getattr(images, where), where, arguments)
     else:
         raise UsageError(f"no task {where!r}: give digits, mnist, cifar10, module:function or path/to/file.py:function")
     if not isinstance(made, Task):
@@ -64,12 +64,15 @@ def _find(where: str, option: str) -> Callable[..., Any]:
         module = importlib.util.module_from_spec(spec)
         sys.path.insert(0, str(path.parent.resolve()))
         sys.modules[spec.name] = module
-        spec.loader.exec_module(module)
+        try:
+            spec.loader.exec_module(module)
+        except (SyntaxError, ImportError) as error:
+            raise UsageError(f"{option} {where}: {path} cannot be imported: {error!r}") from error
     else:
         sys.path.insert(0, "")
         try:
             module = importlib.import_module(place)
-        except ModuleNotFoundError as error:
+        except (ImportError, SyntaxError, ValueError, TypeError) as error:
             raise UsageError(f"{option} {where}: {error}; for a file write path/to/file.py:function") from error
     found = getattr(module, name, None)
     if not callable(found):
@@ -77,6 +80,16 @@ def _find(where: str, option: str) -> Callable[..., Any]:
         raise UsageError(f"{option} {where}: no function {name!r} there; it has {', '.join(has) or 'none'}")
     function: Callable[..., Any] = found
     return function
+
+
+def _called(function: Callable[..., Any], where: str, arguments: list[str]) -> Any:
+    """What `function` returns for the `name=value` arguments. **Raises** `UsageError` if it does not take them."""
+    keywords = _keywords(arguments)
+    try:
+        inspect.signature(function).bind(**keywords)
+    except TypeError as error:
+        raise UsageError(f"{where} does not take these arguments: {error}") from error
+    return function(**keywords)
 
 
 def _keywords(arguments: list[str]) -> dict[str, Any]:

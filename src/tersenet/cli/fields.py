@@ -27,7 +27,7 @@ def build_method(name: str, flags: list[str]) -> "Method":
         flag, equals, attached = rest.pop(0).partition("=")
         negated = flag.startswith("--no-") and flag not in known
         field = known.get("--" + flag.removeprefix("--no-") if negated else flag)
-        if field is None:
+        if field is None or (negated and (kinds[field] is not bool or equals)):
             raise UsageError(f"{name} has no option {flag!r}; it has {', '.join(sorted(known))}")
         if kinds[field] is bool and not equals:
             values[field] = not negated
@@ -48,6 +48,10 @@ def _convert(flag: str, kind: Any, text: str) -> Any:
         if text not in typing.get_args(kind):
             raise UsageError(f"{flag} is {text!r}; it may be {', '.join(map(str, typing.get_args(kind)))}")
         return text
+    if kind is bool:
+        if text.lower() not in ("true", "false"):
+            raise UsageError(f"{flag} is {text!r}; it may be true or false")
+        return text.lower() == "true"
     try:
         return kind(text)
     except ValueError:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .output import Json, print_json, print_table
+from .output import Json, MaxOutput, print_json, print_table
 
 if TYPE_CHECKING:
     from ..files.summary import Row
@@ -22,11 +22,15 @@ def _rate(row: "Row") -> str:
     return f"{row.bits_per_weight:.3f}"
 
 
-def command(file: Annotated[Path, typer.Argument(help="A .terse file.")], as_json: Json = False) -> None:
+def command(
+    file: Annotated[Path, typer.Argument(help="A .terse file.")],
+    max_output: MaxOutput = None,
+    as_json: Json = False,
+) -> None:
     """Show every tensor with its grid, bits per weight and bytes; the bytes add up to the file."""
     from ..files.summary import summarize
 
-    summary = summarize(file)
+    summary = summarize(file, max_output=max_output)
     if as_json:
         print_json({**asdict(summary), "bits_per_weight": summary.bits_per_weight})
         return

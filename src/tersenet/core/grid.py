@@ -17,7 +17,7 @@ def _along(values: Tensor, shape: torch.Size, axis: int | None) -> Tensor:
 def _by_group(values: Tensor, shape: torch.Size, group_size: int) -> Tensor:
     """`values` ([rows, groups]) as fp32, repeated to a tensor of `shape`; the last group of a row may be short."""
     row = shape.numel() // shape[0]
-    return values.to(torch.float32).repeat_interleave(group_size, dim=1)[:, :row].reshape(shape)
+    return values.to(torch.float32).repeat_interleave(min(group_size, row), dim=1)[:, :row].reshape(shape)
 
 
 @dataclass(frozen=True)

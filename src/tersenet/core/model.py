@@ -118,14 +118,16 @@ class CompressedModel:
         names = set(self.tensors) | set(self.aliases)
         check_keys(names, module)
         _check_shapes(self.specs, module)
-        targets = module.state_dict(keep_vars=True)
+        targets, tied = module.state_dict(keep_vars=True), tied_names(module, names)
         with torch.no_grad():
             for name, entry in self.tensors.items():
                 value = entry.dequantize()
-                for key in (name, *[alias for alias, of in self.aliases.items() if of == name]):
-                    if targets[key].is_meta:
-                        _assign(module, key, value)
-                    else:
+                keys = [name, *(alias for alias, of in self.aliases.items() if of == name)]
+                keys += [key for key, of in tied.items() if of in keys]
+                empty = [key for key in keys if key in targets and targets[key].is_meta]
+                _assign(module, empty, value)
+                for key in keys:
+                    if key in targets and key not in empty:
                         targets[key].copy_(value)
         self._apply_activations(module, activations)
         return module
@@ -143,9 +145,13 @@ class CompressedModel:
 
 
 def check_keys(names: set[str], module: nn.Module) -> None:
-    """Raise `KeyMismatchError` unless `names` are exactly the tensors of `module` (`num_batches_tracked` apart)."""
+    """Raise `KeyMismatchError` unless `names` are exactly the tensors of `module`.
+
+    `num_batches_tracked` may be absent, and so may tensors that the module ties to others that are there.
+    """
     wanted = set(module.state_dict())
-    missing = sorted(key for key in wanted - names if not key.endswith("num_batches_tracked"))
+    tied = tied_names(module, names)
+    missing = sorted(key for key in wanted - names - set(tied) if not key.endswith("num_batches_tracked"))
     unexpected = sorted(key for key in names - wanted if not key.endswith("num_batches_tracked"))
     if missing or unexpected:
         raise KeyMismatchError(
@@ -153,6 +159,13 @@ def check_keys(names: set[str], module: nn.Module) -> None:
             f"{_some(missing)} missing in the file, {_some(unexpected)} unknown to the module. "
             "Build the module the checkpoint came from, or rename its keys."
         )
+
+
+def tied_names(module: nn.Module, names: set[str]) -> dict[str, str]:
+    """Tensors of `module` that are not in `names` but are the same object as one that is -> its name."""
+    tensors = module.state_dict(keep_vars=True)
+    owners = {id(tensor): name for name, tensor in tensors.items() if name in names}
+    return {name: owners[id(tensor)] for name, tensor in tensors.items() if name not in names and id(tensor) in owners}
 
 
 def _some(names: list[str]) -> str:
@@ -168,15 +181,19 @@ def _check_shapes(specs: Mapping[str, TensorSpec], module: nn.Module) -> None:
             )
 
 
-def _assign(module: nn.Module, key: str, value: Tensor) -> None:
-    """Replace the meta tensor `key` of `module` by `value` (parameters stay parameters, tied ones stay tied)."""
-    path, _, leaf = key.rpartition(".")
-    owner = module.get_submodule(path)
-    if leaf in owner._parameters:
-        old = owner._parameters[leaf]
-        owner._parameters[leaf] = nn.Parameter(value, requires_grad=old is None or old.requires_grad)
-    else:
-        owner._buffers[leaf] = value
+def _assign(module: nn.Module, keys: list[str], value: Tensor) -> None:
+    """Replace the meta tensors `keys` of `module` by `value` (parameters stay parameters, and become one)."""
+    parameter: nn.Parameter | None = None
+    for key in keys:
+        path, _, leaf = key.rpartition(".")
+        owner = module.get_submodule(path)
+        if leaf in owner._parameters:
+            old = owner._parameters[leaf]
+            if parameter is None:
+                parameter = nn.Parameter(value, requires_grad=old is None or old.requires_grad)
+            owner._parameters[leaf] = parameter
+        else:
+            owner._buffers[leaf] = value
 
 
 def gathered(pieces: Iterable[Piece]) -> tuple[dict[str, Entry], dict[str, Activation]]:

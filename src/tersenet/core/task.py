@@ -10,6 +10,7 @@ from torch import Tensor
 from ..errors import InputError
 
 Batches = Iterable[Any]
+SPLITS = ("calibration", "train", "validation", "test")
 
 
 def accuracy(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -45,9 +46,11 @@ class Task:
 
     def split(self, name: str) -> Batches:
         """The split called `name`. **Raises** `InputError` if the task has none (a split is never invented)."""
+        if name not in SPLITS:
+            raise InputError(f"there is no split {name!r}; splits are {', '.join(SPLITS)}")
         batches: Batches | None = getattr(self, name)
         if batches is None:
-            has = [n for n in ("calibration", "train", "validation", "test") if getattr(self, n) is not None]
+            has = [n for n in SPLITS if getattr(self, n) is not None]
             raise InputError(
                 f"the task has no split {name!r}, only {', '.join(has) or 'none'}: give Task(..., {name}=batches)"
             )

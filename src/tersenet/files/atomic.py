@@ -14,7 +14,11 @@ from ..errors import OutputError
 def check_free(path: str | Path, *, force: bool) -> Path:
     """`path`, if it may be written. **Raises** `OutputError` if it exists (without `force`) or has no folder."""
     target = Path(path)
-    if target.exists() and not force:
+    try:
+        exists = target.exists()
+    except (OSError, ValueError) as error:
+        raise OutputError(f"{str(target)[:80]}... cannot be written: {error}") from error
+    if exists and not force:
         raise OutputError(f"{target} exists: give another output, or --force (force=True) to replace it")
     if not target.parent.is_dir():
         raise OutputError(f"{target.parent} is not a folder: create it first")
@@ -58,8 +62,14 @@ def replacing_folder(path: str | Path, *, force: bool) -> Iterator[Path]:
         temporary.mkdir()
         yield temporary
         if target.is_dir():
+            _check_replaceable(target, temporary)
             os.replace(target, old)
-        os.replace(temporary, target)
+        try:
+            os.replace(temporary, target)
+        except OSError:
+            if old.is_dir():
+                os.replace(old, target)
+            raise
         _sync_folder(target.parent)
     except OSError as error:
         raise OutputError(f"{target} was not written: {error.strerror or error}; nothing was changed") from error
@@ -68,8 +78,18 @@ def replacing_folder(path: str | Path, *, force: bool) -> Iterator[Path]:
         shutil.rmtree(old, ignore_errors=True)
 
 
+def _check_replaceable(old: Path, new: Path) -> None:
+    """**Raises** `OutputError` if `old` has files that `new` does not have: they would be lost."""
+    lost = sorted(
+        {p.relative_to(old) for p in old.rglob("*") if p.is_file()} - {p.relative_to(new) for p in new.rglob("*")}
+    )
+    if lost:
+        names = ", ".join(map(str, lost[:5]))
+        raise OutputError(f"{old} holds {len(lost)} other files ({names}), which --force would delete: move them first")
+
+
 def _beside(target: Path) -> Path:
-    return target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
+    return target.with_name(f".{secrets.token_hex(4)}.part")
 
 
 def _sync_folder(folder: Path) -> None:

@@ -20,7 +20,19 @@ from ..core.model import TensorSpec
 from ..errors import CheckpointError
 
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "module")
-WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".onnx", ".gguf", ".ckpt", ".npz")
+WEIGHT_SUFFIXES = (
+    ".safetensors",
+    ".bin",
+    ".pt",
+    ".pth",
+    ".h5",
+    ".msgpack",
+    ".onnx",
+    ".gguf",
+    ".ckpt",
+    ".npz",
+    ".terse",
+)
 INDEX = "model.safetensors.index.json"
 
 
@@ -89,7 +101,7 @@ class StateSource:
 
     def read(self, name: str) -> Tensor:
         """The tensor called `name`."""
-        return self.state[name].detach().contiguous()
+        return self.state[name].detach().resolve_conj().resolve_neg().contiguous()
 
     def digest(self) -> str:
         """xxh3-128 of names and values."""
@@ -121,6 +133,7 @@ def _open_files(paths: Mapping[str, Path], attachments: Mapping[str, bytes]) -> 
                 for name in opened.keys():  # noqa: SIM118 (not a mapping)
                     if name in specs:
                         raise CheckpointError(f"{path}: tensor {name} is also in {files[name].name}")
+                    check_name(name)
                     part = opened.get_slice(name)
                     specs[name] = TensorSpec(torch.Size(part.get_shape()), _dtype(part.get_dtype(), path, name))
                     files[name] = path
@@ -130,10 +143,16 @@ def _open_files(paths: Mapping[str, Path], attachments: Mapping[str, bytes]) -> 
             ) from error
     if not specs:
         raise CheckpointError(f"{', '.join(str(p) for p in paths.values())}: no tensors in it")
-    if any("tersenet" in values.get("format", "") for values in metadata.values()):
+    if any(values.get("format") == "terse" for values in metadata.values()):
         raise CheckpointError(f"{next(iter(paths.values()))} is a compressed file of tersenet: decompress it first")
     kept = {shard: values for shard, values in metadata.items() if values}
     return FileSource(specs, files, {"metadata": kept} if kept else {}, attachments)
+
+
+def check_name(name: str) -> None:
+    """**Raises** `CheckpointError` for the name of a tensor that no file can hold."""
+    if name.startswith("\0") or name != name.encode(errors="replace").decode():
+        raise CheckpointError(f"a tensor is called {name!r}: rename it, names are text that does not begin with NUL")
 
 
 def _dtype(name: str, path: Path, tensor: str) -> torch.dtype:
@@ -187,6 +206,9 @@ def _open_pickle(path: Path) -> StateSource:
         except RuntimeError:  # the format before torch 1.6 cannot be mapped
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
+        with path.open("rb") as stream:
+            if stream.read(1) not in (b"P", b"\x80"):
+                raise CheckpointError(f"{path} is damaged or no torch checkpoint ({error})") from error
         raise CheckpointError(
             f"{path} holds more than tensors, and unpickling it could run any code. If you trust its author, "
             f"convert it once: python -c \"import torch; x = torch.load('{path.name}', weights_only=False); "
@@ -199,15 +221,21 @@ def _open_pickle(path: Path) -> StateSource:
 
 def _unwrap(content: Any, path: Path) -> dict[str, Tensor]:
     for _ in range(3):
-        if isinstance(content, Mapping) and any(isinstance(value, Tensor) for value in content.values()):
-            break
         inner = content if isinstance(content, Mapping) else {}
         key = next((key for key in WRAPPERS if isinstance(inner.get(key), Mapping)), None)
+        if key is None and any(isinstance(value, Tensor) for value in inner.values()):
+            break
         if key is None:
             has = ", ".join(map(str, list(inner)[:8])) or type(content).__name__
             raise CheckpointError(f"{path}: no state dict found in it (it has: {has}); save model.state_dict()")
         content = inner[key]
-    state = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
+    nested = [str(name) for name, value in content.items() if isinstance(value, Mapping)]
+    if nested or any(not isinstance(name, str) for name in content):
+        raise CheckpointError(
+            f"{path}: a state dict maps names to tensors, this has {', '.join(nested[:5]) or 'names that are no text'} "
+            "as well; save model.state_dict() alone"
+        )
+    state = {name: value for name, value in content.items() if isinstance(value, Tensor)}
     if all(name.startswith("module.") for name in state):
         state = {name.removeprefix("module."): value for name, value in state.items()}
     return state
@@ -222,6 +250,9 @@ def _from_state(state: Mapping[str, Tensor], layout: Mapping[str, Any]) -> State
             raise CheckpointError(f"tensor {name} is sparse or quantised ({value.layout}): give dense tensors")
         if value.is_meta:
             raise CheckpointError(f"tensor {name} has no values (meta device): load the weights first")
+        if value.dtype not in _DTYPES.values() and value.dtype != torch.complex128:
+            raise CheckpointError(f"tensor {name} has dtype {value.dtype}; known are {', '.join(_DTYPES)}")
+        check_name(name)
         key = (value.data_ptr(), value.shape, value.stride(), value.dtype)
         if value.numel() and key in seen:
             aliases[name] = seen[key]

@@ -26,6 +26,7 @@ from .layout import (
     Record,
 )
 from .records import Index, parse_activations, parse_index
+from .writer import header, prefix
 
 
 class Reader:
@@ -77,10 +78,12 @@ class Reader:
             raise VersionError(
                 self._says(f"has format version {version}, this tersenet reads up to {VERSION}: upgrade it")
             )
+        if head != header(self.size - HEADER) + prefix():
+            raise FormatError(self._says("has a header that tersenet did not write: it is damaged or forged"))
 
     def _index(self, packed: bytes) -> Index:
         size = zstandard.frame_content_size(packed) if packed[:4] == b"\x28\xb5\x2f\xfd" else -1
-        if not 0 <= size <= min(MAX_INDEX, 1 << 16 | MAX_GROWTH * len(packed)):
+        if not 0 <= size <= min(MAX_INDEX, (1 << 16) + MAX_GROWTH * len(packed)):
             raise FormatError(self._says(f"has an index that claims {size} bytes"))
         try:
             raw = zstandard.ZstdDecompressor().decompress(packed, max_output_size=size, allow_extra_data=False)

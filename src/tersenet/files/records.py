@@ -1,10 +1,12 @@
 """The index: JSON that anyone may have written, turned into records that can be relied on."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from .layout import ACTIVATIONS, CODE_TYPES, DEFAULT_CHUNK, GRIDS, SIZES, Field, Record
 
+FLOATS = ("f64", "f32", "f16", "bf16")
 MAX_SIZE = 1 << 48  # elements of a tensor, bytes of a section
 JSON_MEMBERS = {"aliases": dict, "batch_norm": str, "layout": dict, "provenance": dict}
 
@@ -49,6 +51,7 @@ def parse_index(value: Any) -> Index:
     about = {key: value.get(key, kind()) for key, kind in JSON_MEMBERS.items()}
     for key, kind in JSON_MEMBERS.items():
         _need(isinstance(about[key], kind), f"{key} is no {kind.__name__}")
+    _need(about["batch_norm"] in ("", "pair", "fold"), f"batch norm {about['batch_norm']!r}")
     for alias, name in about["aliases"].items():
         _need(isinstance(name, str) and name in records and alias not in records, f"alias {alias!r} of nothing")
     return Index(sections, records, {name: _pair(size) for name, size in files.items()}, about)
@@ -78,6 +81,7 @@ def _record(entry: list[Any]) -> Record:
         _need(kept.storage == 1 or kept.stored_size == kept.kept_size, f"{name}: {kept.stored_size} bytes stored")
         return kept
     grid = entry[3]
+    _need(dtype in FLOATS, f"{name}: quantised, but of dtype {dtype}")
     _need(isinstance(grid, dict) and grid.get("kind") in GRIDS, f"{name}: an unknown grid: upgrade tersenet")
     scalars, fields = {}, {}
     for key, value in grid.items():
@@ -164,6 +168,6 @@ def parse_activations(value: Any) -> dict[str, tuple[float, list[int], bool]]:
         _need(isinstance(scale, float) and 0 < scale < 3.5e38, f"{path}: scale {scale!r}")
         numbers = [_int(number, -(1 << 31), path) for number in _list(levels, path)]
         _need(len(numbers) == 2 or (kind == "points" and len(numbers) > 2), f"{path}: {len(numbers)} levels")
-        _need(all(a < b for a, b in zip(numbers, numbers[1:], strict=False)), f"{path}: levels that do not increase")
+        _need(all(a < b for a, b in pairwise(numbers)), f"{path}: levels that do not increase")
         found[path] = (scale, numbers, kind == "integers")
     return found

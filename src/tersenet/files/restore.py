@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..core.model import CompressedModel, QTensor
-from ..errors import OutputError
+from ..errors import FormatError, OutputError
 from .atomic import replacing_file, replacing_folder
 
 _NAMES = {
@@ -29,9 +29,10 @@ def write_checkpoint(model: CompressedModel, path: str | Path, *, force: bool = 
     **Raises** `OutputError` if the target exists (without `force`) or cannot be written.
     """
     target = Path(path)
-    shards = model.layout.get("shards")
-    metadata = model.layout.get("metadata", {})
+    shards, metadata = checked_layout(model)
     if codes:
+        if target.suffix in (".pt", ".pth"):
+            raise OutputError(f"{target}: codes are written as safetensors; name a .safetensors file")
         with replacing_file(target, force=force) as stream:
             write_safetensors(stream, *_as_codes(model))
     elif target.suffix in (".pt", ".pth"):
@@ -48,6 +49,21 @@ def write_checkpoint(model: CompressedModel, path: str | Path, *, force: bool = 
         with replacing_file(target, force=force) as stream:
             names = [*model.tensors, *model.aliases]
             write_safetensors(stream, *_as_values(model, names), next(iter(metadata.values()), None))
+
+
+def checked_layout(model: CompressedModel) -> tuple[dict[str, list[str]], dict[str, dict[str, str]]]:
+    """The shards and their metadata. **Raises** `FormatError` if the file's layout is not what tersenet writes."""
+    shards, metadata = model.layout.get("shards", {}), model.layout.get("metadata", {})
+    known = {*model.tensors, *model.aliases}
+    right = isinstance(shards, dict) and isinstance(metadata, dict)
+    right = right and all(isinstance(names, list) and known.issuperset(map(str, names)) for names in shards.values())
+    right = right and all(
+        isinstance(values, dict) and all(isinstance(text, str) for text in values.values())
+        for values in metadata.values()
+    )
+    if not right:
+        raise FormatError("the file's layout names tensors it does not have, or is no layout: use --as codes")
+    return shards, metadata
 
 
 def _inside(folder: Path, name: str) -> Path:
@@ -69,6 +85,8 @@ def write_safetensors(
     header: dict[str, Any] = {"__metadata__": metadata} if metadata else {}
     offset = 0
     for name, (dtype, shape) in specs.items():
+        if name == "__metadata__":
+            raise OutputError("a tensor is called __metadata__, which safetensors does not allow; write a .pt instead")
         if dtype not in _NAMES:
             raise OutputError(f"tensor {name}: safetensors has no {dtype}; write a .pt instead")
         end = offset + shape.numel() * dtype.itemsize
@@ -90,18 +108,22 @@ def _as_values(model: CompressedModel, names: Iterable[str]) -> tuple[Specs, Cal
 def _as_codes(model: CompressedModel) -> tuple[Specs, Callable[[str], Tensor]]:
     small: dict[str, Tensor] = {}
     specs: Specs = {}
-    for name, entry in model.tensors.items():
+    owner = {**{name: name for name in model.tensors}, **model.aliases}
+    for name, of in owner.items():
+        entry = model.tensors[of]
         if isinstance(entry, QTensor):
             specs[name] = (entry.codes.dtype, entry.shape)
             small.update({f"{name}:{k}": v for k, v in vars(entry.grid).items() if isinstance(v, Tensor)})
         else:
             specs[name] = (entry.tensor.dtype, entry.shape)
+    if both := sorted(set(specs) & set(small)):
+        raise OutputError(f"tensor {both[0]} has the name that its grid needs: write values instead (--as values)")
     specs |= {name: (value.dtype, value.shape) for name, value in small.items()}
 
     def read(name: str) -> Tensor:
         if name in small:
             return small[name]
-        entry = model.tensors[name]
+        entry = model.tensors[owner[name]]
         return entry.codes if isinstance(entry, QTensor) else entry.tensor
 
     return specs, read

@@ -46,7 +46,8 @@ def write(
     force: bool = False,
     effort: str = "fast",
 ) -> int:
-    """Write tensors and activations as they come, and everything else from `around`; return the file's size in bytes."""
+    """Write tensors and activations as they come, and everything else from `around`; return the file's size in
+    bytes."""
     with replacing_file(path, force=force) as stream:
         return _write(stream, pieces, around, effort)
 

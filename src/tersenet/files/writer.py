@@ -22,7 +22,7 @@ class Writer:
         self._open = 0  # bytes in the open section
         self._hash = xxhash.xxh3_64()
         self._position = 0
-        self._write(bytes(HEADER) + _prefix())
+        self._write(bytes(HEADER) + prefix())
 
     def add(self, record: Record, parts: list[bytes]) -> None:
         """Append a tensor whose `parts` have `record.size` bytes together."""
@@ -56,12 +56,12 @@ class Writer:
         packed = compress(canonical(index))
         offset = self._position
         total = offset + len(packed) + TRAILER
-        header = _header(total - HEADER)
-        digest = xxhash.xxh3_64_intdigest(header + _prefix() + packed)
+        head = header(total - HEADER)
+        digest = xxhash.xxh3_64_intdigest(head + prefix() + packed)
         numbers = b"".join(value.to_bytes(8, "little") for value in (offset, len(packed), digest))
         self._write(packed + numbers + END)
         self._stream.seek(0)
-        self._stream.write(header)
+        self._stream.write(head)
         return total
 
     def _append(self, parts: list[bytes]) -> None:
@@ -95,11 +95,12 @@ def compress(data: bytes) -> bytes:
     return zstandard.ZstdCompressor(level=19, write_content_size=True).compress(data)
 
 
-def _prefix() -> bytes:
+def prefix() -> bytes:
+    """The bytes between the safetensors header and the first section."""
     return (MAGIC + VERSION.to_bytes(4, "little")).ljust(PREFIX, b"\0")
 
 
-def _header(size: int) -> bytes:
+def header(size: int) -> bytes:
     """The safetensors header of a file with one U8 tensor of `size` bytes, padded with spaces."""
     tensor = {"dtype": "U8", "shape": [size], "data_offsets": [0, size]}
     text = json.dumps(

@@ -11,6 +11,7 @@ import os
 import pickle
 from collections.abc import Callable, Iterator
 from functools import lru_cache, partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,8 @@ class Images:
 
 
 def shifted(images: Tensor, most: int) -> Tensor:
-    """Every image shifted by up to `most` pixels each way, black where nothing was. **Shapes**: `[n, c, h, w]`, kept."""
+    """Every image shifted by up to `most` pixels each way, black where nothing was. **Shapes**: `[n, c, h, w]`,
+    kept."""
     n, _, height, width = images.shape
     wide = torch.nn.functional.pad(images, (most,) * 4)
     rows = torch.randint(0, 2 * most + 1, (n, 1)) + torch.arange(height)
@@ -128,7 +130,7 @@ def _jpegs(archive: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
     with np.load(archive) as data:
         header, scan = data["header"].tobytes(), data[f"{split}_scan"].tobytes()
         ends, labels = data[f"{split}_offset"].tolist(), data[f"{split}_label"]
-    files = (header + scan[a:b] for a, b in zip(ends, ends[1:], strict=False))
+    files = (header + scan[a:b] for a, b in pairwise(ends))
     pixels = np.stack([np.asarray(Image.open(io.BytesIO(file)).convert("RGB")) for file in files])
     return np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)), labels
 

@@ -1,15 +1,16 @@
 """Additive powers of two: every weight is a sum of a few powers of two, with a learned clip.
 
-Levels: `alpha * gamma * {sum of one member of every set}`, sets `{0, 2^-i, 2^-(i+n), 2^-(i+2n)}`, gamma makes the largest 1; b-bit
-weights have b - 1 bits of magnitude and a sign, inputs of layers b bits. Forward: weights minus mean over deviation,
-clipped at alpha, to the nearest level; where no batch norm follows, deviation and mean are put back. Backward (RCF): for
-alpha `sign(w~)` outside the range and `Q(w~/alpha) - w~/alpha` inside; for w by `estimator`, "ste" being the authors'
-calibrated variant. Clips learn at half the rate of the weights, those of inputs at 2.5 times it (Li et al. 2020).
+Levels: `alpha * gamma * {sum of one member of every set}`, sets `{0, 2^-i, 2^-(i+n), 2^-(i+2n)}`, gamma makes the
+largest 1; b-bit weights have b - 1 bits of magnitude and a sign, inputs of layers b bits. Forward: weights minus mean
+over deviation, clipped at alpha, to the nearest level; where no batch norm follows, deviation and mean are put back.
+Backward (RCF): for alpha `sign(w~)` outside the range and `Q(w~/alpha) - w~/alpha` inside; for w by `estimator`, "ste"
+being the authors' calibrated variant. Clips learn at half the rate of the weights, those of inputs at 2.5 times it
+(Li et al. 2020).
 
-Departures: clips start where the squared error is smallest (`first_clip` "paper": at 3 deviations, the authors' choice for
-long trainings), inputs likewise; statistics of weights get no gradient, as in the authors' CIFAR code; the first and
-last layer's 8-bit step starts at the largest magnitude. Of the quantization-error-aware gradient (Tesfai et al. 2023,
-`--estimator qea` and `qea-project`) the published formula was not available to us: both are readings.
+Departures: clips start where the squared error is smallest (`first_clip` "paper": at 3 deviations, the authors' choice
+for long trainings), inputs likewise; statistics of weights get no gradient, as in the authors' CIFAR code; the first
+and last layer's 8-bit step starts at the largest magnitude. Of the quantization-error-aware gradient (Tesfai et al.
+2023, `--estimator qea` and `qea-project`) the published formula was not available to us: both are readings.
 
 Needs the network's code and training data.
 """

@@ -1,13 +1,15 @@
 """LSQ: a uniform grid whose step is learned with the weights. The baseline of quantization-aware training.
 
-Forward: `w' = s * clamp(round(w / s), -2^(b-1), 2^(b-1) - 1)`; inputs `[0, 2^b - 1]`, signed where negative ones were seen.
-Backward: the clipped straight-through estimator for w; for the step `round(v) - v` inside the range (v = w / s), the
-nearest end outside, times `1 / sqrt(N * Qp)` (Esser et al. 2020). The step starts at `2 mean|w| / sqrt(Qp)`; steps of
-inputs start at the least-squares ones. Steps are used in fp16, as they are stored. Batch norm is re-estimated at the end.
+Forward: `w' = s * clamp(round(w / s), -2^(b-1), 2^(b-1) - 1)`; inputs `[0, 2^b - 1]`, signed where negative ones were
+seen. Backward: the clipped straight-through estimator for w; for the step `round(v) - v` inside the range (v = w /
+s), the nearest end outside, times `1 / sqrt(N * Qp)` (Esser et al. 2020). The step starts at `2 mean|w| / sqrt(Qp)`;
+steps of inputs start at the least-squares ones. Steps are used in fp16, as they are stored. Batch norm is
+re-estimated at the end.
 
 Needs the network's code and training data.
 """
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -29,7 +31,8 @@ def signed_levels(bits: int) -> Integers:
 
 def first_step(weight: Tensor, high: int, axis: int | None) -> Tensor:
     """`2 mean|w| / sqrt(high)` per unit. **Shapes**: `[channels]`, or `[1]`."""
-    return 2 * over_units(weight.float(), axis).abs().mean(1) / high**0.5
+    mean: Tensor = over_units(weight.float(), axis).abs().mean(1)
+    return 2 * mean / math.sqrt(high)
 
 
 @dataclass(frozen=True)
@@ -38,8 +41,8 @@ class Lsq(TrainedMethod):
 
     reference: ClassVar[str] = """@inproceedings{esser2020lsq,
   title = {Learned Step Size Quantization},
-  author = {Esser, Steven K. and McKinstry, Jeffrey L. and Bablani, Deepika and Appuswamy, Rathinakumar and Modha, Dharmendra S.},
-  booktitle = {ICLR}, year = {2020}, eprint = {1902.08153}
+  author = {Esser, Steven K. and McKinstry, Jeffrey L. and Bablani, Deepika and Appuswamy, Rathinakumar and Modha,
+  Dharmendra S.}, booktitle = {ICLR}, year = {2020}, eprint = {1902.08153}
 }"""
 
     def levels(self, bits: int) -> Levels:

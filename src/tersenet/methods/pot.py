@@ -1,8 +1,8 @@
 """Powers of two: every weight is zero or a power of two times a learned clip, so a product is one shift.
 
-Levels: `alpha * {0, 2^0, 2^-1, .. 2^-(2^B - 2)}`, B = b - 1 bits of magnitude and a sign; inputs of layers B = b. More bits
-only add levels near zero: on Gaussian weights the error stops falling at 4 bits. Everything else is as in `apot`: normalised
-weights, learned clipping with RCF's gradients, per tensor or per channel.
+Levels: `alpha * {0, 2^0, 2^-1, .. 2^-(2^B - 2)}`, B = b - 1 bits of magnitude and a sign; inputs of layers B = b.
+More bits only add levels near zero: on Gaussian weights the error stops falling at 4 bits. Everything else is as in
+`apot`: normalised weights, learned clipping with RCF's gradients, per tensor or per channel.
 
 Needs the network's code and training data.
 """

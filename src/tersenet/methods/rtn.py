@@ -20,15 +20,18 @@ from ..core.method import Method, RunFolder, TensorSource
 from ..core.model import Piece, QTensor
 from ..core.task import Task
 from ..errors import UsageError
-from ..steps.sides import check_finite, keep, prepare_batch_norm, why_kept
+from ..steps.sides import LARGEST, check_finite, keep, prepare_batch_norm, why_kept
 
 BLOCK = 1 << 17  # weights per block: stays in the cache
 
 
 def stored_scale(scale: Tensor) -> Tensor:
-    """`scale` (>= 0) as stored: fp16 if all of it is normal there, else fp32. A scale of 0 (all zeros) becomes 1."""
+    """`scale` (>= 0) as stored: fp16 if all of it is normal there, else fp32. A scale of 0 (all zeros) becomes 1.
+
+    From 2^8 on it is fp32, because 127 times a scale that fp16 rounded up may be more than fp16 weights can hold.
+    """
     scale = torch.where(scale > 0, scale, torch.ones_like(scale))
-    fits = ((scale >= 2**-14) & (scale <= 2**14)).all()
+    fits = ((scale >= 2**-14) & (scale <= 2**8)).all()
     return scale.to(torch.float16 if fits else torch.float32)
 
 
@@ -90,8 +93,10 @@ class Rtn(Method):
     def __post_init__(self) -> None:
         if not 1 <= self.bits <= 8:
             raise UsageError(f"bits is {self.bits}; rtn has 1 to 8")
-        if self.group_size < 1:
-            raise UsageError(f"group_size is {self.group_size}; it must be at least 1")
+        if not 1 <= self.group_size <= 1 << 31:
+            raise UsageError(f"group_size is {self.group_size}; it must be 1 to 2^31")
+        if self.bn == "fold":
+            raise UsageError("rtn does not fold batch norm; use --bn pair, or --method vlcq")
 
     def compress(
         self,
@@ -115,7 +120,7 @@ class Rtn(Method):
         unit = self.group_size if self.granularity == "group" else row
         steps = [slice(start, start + max(1, BLOCK // row)) for start in range(0, count, max(1, BLOCK // row))]
         low, high, mean = torch.cat([unit_statistics(rows[part], unit) for part in steps], dim=1)
-        if not (torch.isfinite(low) & torch.isfinite(high)).all():
+        if not ((low.abs() <= LARGEST) & (high.abs() <= LARGEST)).all():
             check_finite(name, tensor)
         if self.granularity == "tensor":
             low, high, mean = low.min(), high.max(), mean.mean()

@@ -16,7 +16,6 @@ lost: see docs/design/0006. Needs nothing but the weights; `--calibrate` uses th
 synthesis.
 """
 
-import math
 import warnings
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
@@ -30,18 +29,19 @@ from ..core.grid import Uniform
 from ..core.method import Method, RunFolder, TensorSource
 from ..core.model import Entry, Piece, QTensor
 from ..core.task import Task
-from ..errors import UsageError
+from ..errors import BudgetError, InputError, UsageError
 from ..files.terse import measure
 from ..progress import progress
 from ..steps.budget import fill
 from ..steps.network import NetworkQuantizer, RowScale
 from ..steps.prior import relative_step, round_with_feedback, sampled
 from ..steps.rate import rounded_entropy
-from ..steps.sides import PairedSource, check_finite, keep, prepare_batch_norm, why_kept
+from ..steps.sides import LARGEST, PairedSource, check_finite, keep, prepare_batch_norm, why_kept
 from ..steps.synthesize import guess_shape, has_statistics, synthesize
 
 DEFAULT_BITS = 4.0
 SAMPLE = 1 << 14  # weights per tensor that rates are estimated on
+MOST = 2.0**22  # magnitude of a code
 TABLE_BYTES = 14  # what a tensor's frequency table takes, for estimates
 
 
@@ -60,6 +60,19 @@ def round_weight(weight: Tensor, axis: int, step: float) -> Tensor:
     return codes.reshape(turned.shape).transpose(0, axis).contiguous()
 
 
+def spread_units(units: dict[str, float]) -> None:
+    """Make tensors whose spread is 1000 times that of the middle one, or a thousandth, take their part of the bits.
+
+    A step that follows the spread so little would leave nothing of them, or give them all bits; their scale is likely
+    to be undone elsewhere in the network. Changes `units` (spread^(1/4), see `relative_step`).
+    """
+    middle = sorted(units.values())[len(units) // 2] if units else 1.0
+    for name, unit in units.items():
+        ratio = (unit / middle) ** 4
+        if not 1e-3 <= ratio <= 1e3:
+            units[name] = middle * ratio
+
+
 class Plan:
     """A checkpoint prepared for quantisation with any common step `c`: samples for estimates, units of the steps.
 
@@ -70,15 +83,19 @@ class Plan:
         self.source, self.kept, self.side = source, kept, side
         self.network: NetworkQuantizer | None = None
         self.samples: dict[str, Tensor] = {}
+        self.extremes: dict[str, float] = {}
         self.units: dict[str, float] = {}
         self.replaced: dict[str, Tensor] = {}  # batch norm that undoes the scales of rows
         for done, name in enumerate(source.specs):
             if name not in kept:
                 weight = source.read(name)
-                if not (math.isfinite(float(weight.amin())) and math.isfinite(float(weight.amax()))):
+                extreme = max(-float(weight.amin()), float(weight.amax()))
+                if not extreme <= LARGEST:
                     check_finite(name, weight)
+                self.extremes[name] = extreme
                 self.samples[name], self.units[name] = sampled(weight, SAMPLE), relative_step(weight)
             progress("reading weights", done + 1, len(source.specs))
+        spread_units(self.units)
 
     def use(self, network: NetworkQuantizer) -> None:
         """Quantise the layers of `network` with it; tensors it does not run (embeddings) keep their relative step."""
@@ -88,15 +105,20 @@ class Plan:
         self.units = {name: network.units.get(name, unit * middle) for name, unit in self.units.items()}
         for name, scale in network.scales.items():
             self.samples[name] = self.samples[name] * float(scale.abs().log().mean().exp())
+            self.extremes[name] *= float(scale.abs().max())
             norm, bias = f"{network.norms[name]}.weight", f"{name.removesuffix('weight')}bias"
             self.replaced[norm] = self.source.read(norm) / scale.to(self.source.specs[norm].dtype)
             if bias in self.source.specs:  # it is added before the batch norm, so it is scaled like the rows
                 self.replaced[bias] = self.source.read(bias) * scale.to(self.source.specs[bias].dtype)
 
+    def step(self, name: str, c: float) -> float:
+        """The step of a tensor at the common step `c`, in fp32; not so small that codes outgrow fp32's integers."""
+        return float(torch.tensor(max(c * self.units[name], self.extremes[name] / MOST), dtype=torch.float32))
+
     def estimate(self, c: float) -> float:
         """Estimated bytes of the quantised tensors."""
         return sum(
-            TABLE_BYTES + self.source.specs[name].shape.numel() * rounded_entropy(sample, c * self.units[name]) / 8
+            TABLE_BYTES + self.source.specs[name].shape.numel() * rounded_entropy(sample, self.step(name, c)) / 8
             for name, sample in self.samples.items()
         )
 
@@ -109,12 +131,16 @@ class Plan:
     def entries(self, c: float) -> Iterator[tuple[str, Entry]]:
         """Every tensor of the checkpoint, in order."""
         kept = dict(self.kept_entries())
-        made = {} if self.network is None else {name: (codes, step) for name, codes, step in self.network.codes(c)}
+        made = (
+            {}
+            if self.network is None
+            else {name: (codes, step) for name, codes, step in self.network.codes(lambda name: self.step(name, c))}
+        )
         for done, (name, spec) in enumerate(self.source.specs.items()):
             if name in made:
                 yield name, on_grid(*made[name], spec.dtype)
             elif name in self.units:
-                step = float(torch.tensor(c * self.units[name], dtype=torch.float32))
+                step = self.step(name, c)
                 yield name, on_grid(round_weight(self.source.read(name), spec.axis, step), step, spec.dtype)
             else:
                 yield name, kept[name]
@@ -144,6 +170,8 @@ class Vlcq(Method):
             raise UsageError("give --target-bits or --max-bytes, not both")
         if self.target_bits is not None and not 0 < self.target_bits <= 16:
             raise UsageError(f"target_bits is {self.target_bits}; it must be above 0 and at most 16")
+        if self.images < 1 or self.synthesis_steps < 1 or not 0 <= self.seed < 1 << 63:
+            raise UsageError("images and synthesis_steps must be at least 1, seed 0 to 2^63 - 1")
 
     def compress(
         self,
@@ -153,10 +181,15 @@ class Vlcq(Method):
         run: RunFolder | None = None,
     ) -> Iterator[Piece]:
         """Every tensor, quantised to the budget or kept. **Raises** `BudgetError` if the budget cannot be met."""
+        if self.calibrate and (task is None or module is None):
+            raise UsageError("--calibrate needs --model and --task (task=...) with a calibration split")
         original, source = source, prepare_batch_norm(source, self.bn, module)
         reasons = {name: why_kept(name, spec, self) for name, spec in source.specs.items()}
         plan = Plan(source, {name: reason for name, reason in reasons.items() if reason is not None}, self.side)
         if not plan.units:
+            size = measure(plan.kept_entries(), self.model(original, ()))
+            if self.max_bytes is not None and size > self.max_bytes:
+                raise BudgetError(f"{self.max_bytes:,} bytes cannot be met: nothing to quantise, {size:,} bytes", size)
             yield from plan.kept_entries()
             return
         network = None if module is None else deepcopy(module).float().eval()
@@ -185,9 +218,10 @@ class Vlcq(Method):
     def _inputs(self, module: nn.Module, task: Task | None) -> Tensor | None:
         """Inputs to compensate errors on: calibration data if asked for, else synthesised; None if impossible."""
         if self.calibrate:
-            if task is None:
-                raise UsageError("--calibrate needs --task (task=...) with a calibration split")
+            assert task is not None
             batches = [inputs for inputs, _ in task.split("calibration")]
+            if not batches:
+                raise InputError("the calibration split of the task is empty: give it at least one batch")
             return torch.cat(batches)[: self.images]
         if not has_statistics(module):
             warnings.warn(

@@ -29,8 +29,8 @@ def learned_clip(
     first: Literal["mse", "paper"],
     remedy: Remedy,
 ) -> LearnedScale:
-    """`alpha Q(w~ / alpha)` with `w~ = (w - mean) / deviation`; where no batch norm follows (`normed`), deviation and mean
-    are put back. alpha starts at 3 ("paper") or where the squared error is smallest ("mse")."""
+    """`alpha Q(w~ / alpha)` with `w~ = (w - mean) / deviation`; where no batch norm follows (`normed`), deviation and
+    mean are put back. alpha starts at 3 ("paper") or where the squared error is smallest ("mse")."""
     rows = normalised_rows(weight, axis)
     clip = least_squares_clip(rows, levels) if first == "mse" else torch.full((len(rows),), FIRST_CLIP)
     made = LearnedScale(

@@ -1,7 +1,8 @@
 """Gradient estimators: rules for the backward pass of rounding, one function each.
 
 Every rule maps the gradient g of `scale * q` and a `Rounding` (x in units of the scale, its level q) to the gradient of
-the input. The forward is always hard rounding. Rules for two levels +-1 (`ede`, `rbnn`, `bireal`, `reste`) look at x only.
+the input. The forward is always hard rounding. Rules for two levels +-1 (`ede`, `rbnn`, `bireal`, `reste`) look at x
+only.
 """
 
 import math
@@ -57,8 +58,8 @@ def qea_project(g: Tensor, at: Rounding, beta: float = 0.3) -> Tensor:
 def dsq(g: Tensor, at: Rounding, a: float = 0.2) -> Tensor:
     """Differentiable soft quantization: the slope of a tanh in every cell (Gong et al. 2019).
 
-    `phi(t) = s tanh(k t) / 2` with `k = ln(2/a - 1) / gap`, t from the middle of the cell and `s = 1 / tanh(k gap / 2)`; it
-    rises by 1 over a cell of width 1. Small `a` is nearly a step. 0 outside the range.
+    `phi(t) = s tanh(k t) / 2` with `k = ln(2/a - 1) / gap`, t from the middle of the cell and `s = 1 / tanh(k gap /
+    2)`; it rises by 1 over a cell of width 1. Small `a` is nearly a step. 0 outside the range.
     """
     lower, gap = at.levels.below(at.x)
     k = math.log(2 / a - 1)  # in units of the gap
@@ -89,13 +90,15 @@ def psgd(g: Tensor, at: Rounding, strength: float = 150.0) -> Tensor:
 
 
 def ede(g: Tensor, at: Rounding, t_min: float = 0.1, t_max: float = 10.0) -> Tensor:
-    """IR-Net's error decay estimator: `k t (1 - tanh^2(t x))`, `t = t_min (t_max / t_min)^progress`, `k = max(1/t, 1)`."""
+    """IR-Net's error decay estimator: `k t (1 - tanh^2(t x))`, `t = t_min (t_max / t_min)^progress`, `k = max(1/t,
+    1)`."""
     t = t_min * (t_max / t_min) ** at.progress
     return g * (1 / t).clamp(min=1) * t * (1 - torch.tanh(t * at.x) ** 2)
 
 
 def rbnn(g: Tensor, at: Rounding) -> Tensor:
-    """Rotated binary networks: `k (sqrt(2) t - t^2 |x|)` for `|x| < sqrt(2) / t`, `t = 10^(-2 + 3 progress)`, `k = max(1/t, 1)`."""
+    """Rotated binary networks: `k (sqrt(2) t - t^2 |x|)` for `|x| < sqrt(2) / t`, `t = 10^(-2 + 3 progress)`, `k =
+    max(1/t, 1)`."""
     t = 10 ** (3 * at.progress - 2)
     return g * ((1 / t).clamp(min=1) * (math.sqrt(2) * t - t**2 * at.x.abs())).clamp(min=0)
 

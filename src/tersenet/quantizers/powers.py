@@ -22,8 +22,8 @@ def power_magnitudes(bits: int) -> tuple[int, ...]:
 def additive_terms(bits: int) -> list[tuple[int, ...]]:
     """The exponents e of the terms `2^-e` of each of the `ceil(bits / 2)` summands, beside 0.
 
-    Two bits a summand: n = bits // 2 summands with `e = i, i + n, i + 2n` (i = 1 .. n). An odd number of bits adds a summand
-    of one bit, whose exponent `2n + 1` the last terms of the others make room for (as in the authors' code).
+    Two bits a summand: n = bits // 2 summands with `e = i, i + n, i + 2n` (i = 1 .. n). An odd number of bits adds a
+    summand of one bit, whose exponent `2n + 1` the last terms of the others make room for (as in the authors' code).
 
     >>> additive_terms(4)
     [(1, 3, 5), (2, 4, 6)]
@@ -31,7 +31,7 @@ def additive_terms(bits: int) -> list[tuple[int, ...]]:
     [(1, 2, 4), (3,)]
     """
     pairs, odd = divmod(bits, 2)
-    terms = [(i, i + pairs, i + 2 * pairs + odd) for i in range(1, pairs + 1)]
+    terms: list[tuple[int, ...]] = [(i, i + pairs, i + 2 * pairs + odd) for i in range(1, pairs + 1)]
     return [*terms, (2 * pairs + 1,)] if odd else terms
 
 

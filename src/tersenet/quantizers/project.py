@@ -13,7 +13,6 @@ from torch import Tensor
 
 from ..core.levels import Levels
 
-
 SMALLEST, LARGEST = 2.0**-14, 2.0**15  # scales that fp16 holds with full precision
 PIECE = 1 << 16  # elements that are worked on together
 
@@ -102,7 +101,8 @@ class _ProjectClipped(torch.autograd.Function):
 
 
 class _Stored(torch.autograd.Function):
-    """`|parameter| / per` (times `by`), clamped and rounded as a file stores it; the gradient is the parameter's, damped."""
+    """`|parameter| / per` (times `by`), clamped and rounded as a file stores it; the gradient is the parameter's,
+    damped."""
 
     @staticmethod
     def forward(ctx: Any, parameter: Tensor, by: Tensor | None, per: float, factor: float, fp16: bool) -> Tensor:
@@ -123,7 +123,7 @@ def project(values: Tensor, scale: Tensor, levels: Levels, rule: Rule, progress:
 
     **Shapes**: `scale` broadcasts against `values` and gets the gradient summed over what it covers.
     """
-    result: Tensor = _Project.apply(values, scale, progress, rate, levels, rule)
+    result: Tensor = _Project.apply(values, scale, progress, rate, levels, rule)  # type: ignore[no-untyped-call]
     return result
 
 
@@ -135,7 +135,7 @@ def project_clipped(values: Tensor, scale: Tensor, levels: Levels, pact: bool = 
     """
     if torch.compiler.is_compiling() and not pact:
         return project(values, scale, levels, _clipped, torch.zeros(()), torch.zeros(()))
-    result: Tensor = _ProjectClipped.apply(values, scale, levels, pact)
+    result: Tensor = _ProjectClipped.apply(values, scale, levels, pact)  # type: ignore[no-untyped-call]
     return result
 
 
@@ -148,7 +148,7 @@ def stored_scale(parameter: Tensor, per: float, factor: float, fp16: bool = True
 
     The gradient passes the rounding and is multiplied by `factor`.
     """
-    result: Tensor = _Stored.apply(parameter, by, per, factor, fp16)
+    result: Tensor = _Stored.apply(parameter, by, per, factor, fp16)  # type: ignore[no-untyped-call]
     return result
 
 
@@ -181,5 +181,5 @@ class _Replaced(torch.autograd.Function):
 
 def project_to(values: Tensor, others: Tensor) -> Tensor:
     """`others`, with gradients as if it were `values`."""
-    result: Tensor = _Replaced.apply(values, others)
+    result: Tensor = _Replaced.apply(values, others)  # type: ignore[no-untyped-call]
     return result

@@ -49,8 +49,8 @@ class LearnedScale(Quantizer):
     `scale` is stored as fp16 (fp32 where fp16 would lose it) and used as stored. `normalise`: "no" quantises the weight
     itself; "absorbed" the weight minus its mean over its deviation, leaving the value in these units because a batch
     norm follows; "restored" multiplies the deviation back and adds the mean. Mean and deviation are per unit and get no
-    gradient. The parameter is the scale divided by `per` (1: LSQ's step; `levels.high`: the clip of RCF), in units of the
-    deviation if there is one; its gradient is multiplied by `gradient_factor`. `remedy` fights oscillation.
+    gradient. The parameter is the scale divided by `per` (1: LSQ's step; `levels.high`: the clip of RCF), in units of
+    the deviation if there is one; its gradient is multiplied by `gradient_factor`. `remedy` fights oscillation.
     """
 
     def __init__(
@@ -115,7 +115,8 @@ class LearnedScale(Quantizer):
         return dampening(moved / scale.detach(), self.levels, self.progress)
 
     def _prepared(self, latent: Tensor) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
-        """What is rounded, the scale it is rounded with, what is added afterwards, and how many latent units a unit is."""
+        """What is rounded, the scale it is rounded with, what is added afterwards, and how many latent units a unit
+        is."""
         if self.normalise == "no":
             return latent, self._scale(), None, torch.ones_like(self.rate)
         rows = over_units(latent.detach(), self.axis)

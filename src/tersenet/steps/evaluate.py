@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -44,7 +45,7 @@ def estimate(scores: Tensor) -> Estimate:
     if ((scores == 0) | (scores == 1)).all():
         middle = (mean + z * z / (2 * n)) / (1 + z * z / n)
         half = z * math.sqrt(mean * (1 - mean) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-        return Estimate(mean, middle - half, middle + half, n)
+        return Estimate(mean, max(0.0, middle - half), min(1.0, middle + half), n)
     half = z * float(scores.std()) / math.sqrt(n) if n > 1 else math.inf
     return Estimate(mean, mean - half, mean + half, n)
 
@@ -59,8 +60,8 @@ def evaluate(module: nn.Module, task: Task, split: str = "test", reference: nn.M
     was_training = module.training
     module.eval()
     with torch.inference_mode():
-        for inputs, targets in task.split(split):
-            inputs, targets = inputs.to(device), targets.to(device)
+        for batch in task.split(split):
+            inputs, targets = (part.to(device) for part in checked_batch(batch, split))
             outputs = module(inputs)
             own.append(_checked(task.metric(outputs, targets), len(targets)))
             if reference is not None:
@@ -76,6 +77,16 @@ def evaluate(module: nn.Module, task: Task, split: str = "test", reference: nn.M
     sign = 1 if task.higher_is_better else -1
     difference = (torch.cat(other) - scores) * sign
     return Evaluation(estimate(scores), estimate(torch.cat(other)), _paired(difference), estimate(torch.cat(agree)))
+
+
+def checked_batch(batch: Any, split: str) -> tuple[Tensor, Tensor]:
+    """**Raises** `InputError` unless `batch` is a pair of tensors."""
+    if not (isinstance(batch, list | tuple) and len(batch) == 2 and all(isinstance(part, Tensor) for part in batch)):
+        raise InputError(
+            f"the {split} split gave a {type(batch).__name__}; it must give pairs of tensors (inputs, targets): "
+            "wrap a network that takes more in a module that takes one tensor"
+        )
+    return batch[0], batch[1]
 
 
 def _paired(difference: Tensor) -> Estimate:

@@ -5,7 +5,7 @@ import random
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from ..core.task import Task
 from ..errors import InputError, TrainingError
 from ..progress import progress
-from .evaluate import evaluate
+from .evaluate import checked_batch, evaluate
 from .processes import Processes
 from .run import Run
 
@@ -69,7 +69,7 @@ def fit(
         module.load_state_dict(saved["model"])
         optimizer.load_state_dict(saved["optimizer"])
         step = saved["step"]
-    runner = processes.wrap(torch.compile(module) if schedule.compile else module)  # type: ignore[arg-type]
+    runner = processes.wrap(cast(nn.Module, torch.compile(module)) if schedule.compile else module)
     parameters = [p for p in module.parameters() if p.requires_grad]
 
     def checkpoint() -> None:
@@ -88,7 +88,8 @@ def fit(
             next(shared)
         if skip and saved is not None:
             _restore(saved["random"])
-        for inputs, targets in shared:
+        for batch in shared:
+            inputs, targets = checked_batch(batch, "train")
             rate = schedule.lr * (1 + math.cos(math.pi * step / total)) / 2
             for group in optimizer.param_groups:
                 group["lr"] = rate * group["factor"]
@@ -129,7 +130,7 @@ def _step(
     outputs = outputs.float()
     _check_labels(task, outputs, targets)
     loss = task.loss(outputs, targets) + penalty()
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     with torch.no_grad():
         score = float(task.metric(outputs, targets).float().mean())
     return float(processes.mean(loss.detach())), score
@@ -173,8 +174,8 @@ def _optimizer(module: nn.Module, schedule: Schedule) -> torch.optim.Optimizer:
 
 def inputs_of(batches: Iterable[Any], device: torch.device) -> Iterator[Tensor]:
     """The inputs of `(inputs, targets)` batches, on `device`."""
-    for inputs, _ in batches:
-        yield inputs.to(device)
+    for batch in batches:
+        yield checked_batch(batch, "train")[0].to(device)
 
 
 def _count(batches: Any) -> int:

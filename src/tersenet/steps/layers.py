@@ -1,7 +1,8 @@
 """Which layers a network runs, in which order, what goes into them, and which batch norm follows: seen by hooks."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,12 +70,56 @@ def find_layers(module: nn.Module, inputs: Tensor) -> list[Layer]:
         for handle in handles:
             handle.remove()
     once = {path for path, count in calls.items() if count == 1}
-    return [
-        Layer(
-            path, norm if path in once and (norm := follows.get(path, "")) in once else "", getattr(part, "groups", 1)
-        )
-        for path, part in order.items()
-    ]
+    pairs = {path: norm for path, norm in follows.items() if path in once and norm in once}
+    pairs = undoable(module, inputs, pairs)
+    return [Layer(path, pairs.get(path, ""), getattr(part, "groups", 1)) for path, part in order.items()]
+
+
+def undoable(module: nn.Module, inputs: Tensor, pairs: Mapping[str, str]) -> dict[str, str]:
+    """Those of `pairs` (layer -> batch norm) where the batch norm alone can undo a scaling of the layer's rows.
+
+    Tried, not deduced: rows are multiplied by +- powers of two and the batch norm is told; if the output of the network
+    differs, something else sees the layer or its tensors (a skip connection, a tied weight, another axis).
+    """
+    network = deepcopy(module).eval()
+    with torch.no_grad():
+        expected = _flat(network(inputs))
+        if all(_rescale(network, *pair) for pair in pairs.items()) and _same(network, inputs, expected):
+            return dict(pairs)
+        found = {}
+        for path, norm in pairs.items():
+            network = deepcopy(module).eval()
+            if _rescale(network, path, norm) and _same(network, inputs, expected):
+                found[path] = norm
+    return found
+
+
+def _rescale(network: nn.Module, path: str, norm: str) -> bool:
+    """Scale the rows of a layer by +- powers of two and undo it in its batch norm; False where sizes do not fit."""
+    layer, after = network.get_submodule(path), network.get_submodule(norm)
+    tensors = (layer.weight, after.weight, after.running_mean)
+    if any(part is None or len(part) != len(tensors[0]) for part in tensors):  # type: ignore[arg-type]
+        return False
+    index = torch.arange(len(tensors[0]))  # type: ignore[arg-type]
+    scale = 2.0 ** (index % 3 + 1) * (1 - index % 2 * 2)
+    for tensor in (layer.weight, layer.bias, after.running_mean):
+        if isinstance(tensor, Tensor):
+            tensor.mul_(scale.to(tensor).reshape(-1, *[1] * (tensor.dim() - 1)))
+    assert isinstance(after.weight, Tensor)
+    after.weight.div_(scale.to(after.weight))
+    return True
+
+
+def _same(network: nn.Module, inputs: Tensor, expected: Tensor) -> bool:
+    return torch.allclose(_flat(network(inputs)), expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
+
+
+def _flat(output: Any) -> Tensor:
+    """All floating tensors of an output (nested as it may be) in one vector."""
+    if isinstance(output, Tensor):
+        return output.float().reshape(-1) if output.is_floating_point() else torch.zeros(0)
+    values = output.values() if isinstance(output, Mapping) else output if isinstance(output, list | tuple) else ()
+    return torch.cat([torch.zeros(0), *map(_flat, values)])
 
 
 def input_of(module: nn.Module, path: str, inputs: Tensor) -> Tensor:

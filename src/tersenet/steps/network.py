@@ -52,14 +52,15 @@ class NetworkQuantizer:
                 self.units[layer.weight] = 1 / math.sqrt(middle * math.exp(sum(costs) / len(costs)))
                 progress("measuring layers", done + 1, len(self.layers))
 
-    def codes(self, c: float) -> Iterator[tuple[str, Tensor, float]]:
-        """Name, codes (int32, in the weight's shape) and step of every layer, at the slope that belongs to `c`."""
+    def codes(self, step_of: Callable[[str], float]) -> Iterator[tuple[str, Tensor, float]]:
+        """Name, codes (int32, in the weight's shape) and step of every layer; `step_of` gives steps by name, in
+        fp32."""
         quantised = deepcopy(self.module)
         with frozen(quantised), torch.no_grad():
             for done, layer in enumerate(self.layers):
                 weight = self._weight(quantised, layer.path)
                 moments, drifts = self._moments(layer.path, quantised)
-                step = float(torch.tensor(c * self.units[layer.weight], dtype=torch.float32))
+                step = step_of(layer.weight)
                 scale = self.scales.get(layer.weight, torch.ones(len(weight))).unsqueeze(1)
                 rows = zip(
                     weight.flatten(1).chunk(layer.groups), scale.chunk(layer.groups), moments, drifts, strict=True

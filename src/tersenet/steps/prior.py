@@ -14,8 +14,6 @@ with coefficients that depend on the position only: linear time, no matrices. Th
 zero is the idea of SQuant (Guo et al. 2022, arXiv 2202.07471). The values of a and b are ours: see docs/design/0006.
 """
 
-import math
-
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -85,8 +83,8 @@ def relative_step(weight: Tensor) -> float:
     a very different size (embeddings) from taking all bits. 1 for a constant tensor.
     """
     sample = sampled(weight)
-    deviation = float(sample.std()) if sample.numel() > 1 else 0.0
-    return deviation**0.25 if deviation > 0 and math.isfinite(deviation) else 1.0
+    deviation = float(sample.double().std()) if sample.numel() > 1 else 0.0
+    return deviation**0.25 if deviation > 0 else 1.0
 
 
 def sampled(weight: Tensor, most: int = 1 << 16) -> Tensor:

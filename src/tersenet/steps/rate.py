@@ -7,6 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+LARGEST = 2.0**120  # step
+MOST = 2.0**40  # magnitude of a code, in estimates
+
 
 def entropy(codes: Tensor) -> float:
     """Order-0 entropy of integer `codes` in bits per code.
@@ -28,19 +31,19 @@ def rounded_entropy(sample: Tensor, step: float) -> float:
     """
     coarse = float(sample.std()) / 32 if sample.numel() > 1 else 0.0
     if step >= coarse or not coarse > 0:
-        return entropy(torch.round(sample / step))
+        return entropy(torch.round(sample / step).clamp(-MOST, MOST))
     return entropy(torch.round(sample / coarse)) + math.log2(coarse / step)
 
 
 def solve_step(bits: Callable[[float], float], goal: float) -> float:
-    """The smallest step c (2^-40 to 2^20, bisected) with `bits(c) <= goal`; `bits` falls with c.
+    """The smallest step c (2^-140 to 2^120, bisected) with `bits(c) <= goal`; `bits` falls with c.
 
     **Returns** `inf` if even the largest step takes more.
     """
-    low, high = -40.0, 20.0
+    low, high = -140.0, math.log2(LARGEST)
     if bits(2.0**high) > goal:
         return math.inf
-    for _ in range(26):
+    for _ in range(28):
         middle = (low + high) / 2
         low, high = (low, middle) if bits(2.0**middle) <= goal else (middle, high)
     return float(np.float32(2.0**high))

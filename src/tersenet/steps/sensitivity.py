@@ -31,7 +31,7 @@ def output_sensitivity(module: nn.Module, layers: list[Layer], inputs: Tensor, s
 
     handles = [module.get_submodule(layer.path).register_forward_hook(keep(layer.path)) for layer in layers]
     try:
-        with frozen(module):
+        with frozen(module), torch.enable_grad():
             for done, batch in enumerate(inputs.split(32)):
                 outputs.clear()
                 logits = first_tensor(module(batch.clone().requires_grad_())).flatten(1)

@@ -1,5 +1,6 @@
 """What is not quantised: which tensors, in which precision, and batch norm as a pair of vectors."""
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -15,6 +16,7 @@ from ..errors import UsageError, WeightError
 QUANTISABLE = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 BN_PARTS = ("weight", "bias", "running_mean", "running_var")
 DEFAULT_EPS = 1e-5
+LARGEST = 2.0**100  # magnitude of a weight that fp32 arithmetic on its steps and sums can take
 
 
 def why_kept(name: str, spec: TensorSpec, method: Method) -> str | None:
@@ -46,24 +48,29 @@ def keep(tensor: Tensor, reason: str, side: str) -> KeptTensor:
 
 
 def check_finite(name: str, tensor: Tensor) -> None:
-    """**Raises** `WeightError` naming the first NaN or infinity of a tensor that is to be quantised."""
+    """**Raises** `WeightError` naming the first NaN, infinity or huge value of a tensor that is to be quantised."""
     for start in range(0, tensor.shape[0], rows := max(1, (1 << 22) // max(1, tensor[0].numel()))):
-        bad = ~torch.isfinite(tensor[start : start + rows])
+        bad = ~(tensor[start : start + rows].abs() <= LARGEST)
         if bad.any():
             row, *rest = bad.nonzero()[0].tolist()
             at = [start + row, *rest]
             raise WeightError(
-                f"tensor {name} has {tensor[tuple(at)].item()} at {at}: repair the checkpoint, "
+                f"tensor {name} has {tensor[tuple(at)].item()} at {at} (at most 2^100 can be quantised): repair it, "
                 f"or keep the tensor as it is with --exclude '{name}'"
             )
 
 
-def batch_norms(specs: Mapping[str, TensorSpec]) -> list[str]:
-    """The prefixes of batch-norm layers, told by their names: weight, bias, running_mean, running_var of one length."""
-    found = []
+def batch_norms(specs: Mapping[str, TensorSpec], aliases: Mapping[str, str]) -> list[str]:
+    """The prefixes of batch-norm layers, told by their names: weight, bias, running_mean, running_var of one length.
+
+    Those that share a tensor with another layer are left out.
+    """
+    found, shared = [], set(aliases.values())
     for name in specs:
         prefix = name.removesuffix(".running_var")
         shapes = {specs[f"{prefix}.{part}"].shape for part in BN_PARTS if f"{prefix}.{part}" in specs}
+        if shared & {f"{prefix}.{part}" for part in BN_PARTS}:
+            continue
         if prefix != name and all(f"{prefix}.{part}" in specs for part in BN_PARTS) and len(shapes) == 1:
             found.append(prefix)
     return found
@@ -130,10 +137,23 @@ def prepare_batch_norm(source: TensorSource, mode: str, module: nn.Module | None
         return source
     if mode == "fold" and module is None:
         raise UsageError("--bn fold needs the network's code (--model), to know which weights come before a batch norm")
-    found = batch_norms(source.specs)
+    found = batch_norms(source.specs, source.aliases)
     if not found:
         raise UsageError(
             "--bn pair: no batch norm found (NAME.weight, .bias, .running_mean, .running_var); use --bn keep"
         )
+    if module is None:
+        _warn_of_eps(source, found)
     parts = dict(module.named_modules()) if module is not None else {}
     return PairedSource(source, {prefix: getattr(parts.get(prefix), "eps", DEFAULT_EPS) for prefix in found})
+
+
+def _warn_of_eps(source: TensorSource, found: list[str]) -> None:
+    """Warn where another eps than the default would make another network."""
+    least = min(float(source.read(f"{prefix}.running_var").min()) for prefix in found)
+    if least < 0.05:
+        warnings.warn(
+            f"--bn pair takes eps = {DEFAULT_EPS} (torch's default), because a checkpoint does not tell; with running "
+            f"variances down to {least:.2g} another eps would be another network: give --model to use its own",
+            stacklevel=3,
+        )

@@ -42,12 +42,24 @@ def guess_shape(module: nn.Module) -> tuple[int, ...]:
         try:
             with frozen(module), torch.no_grad():
                 module(torch.zeros(2, *shape))
-        except (RuntimeError, ValueError, AssertionError):
+        except (RuntimeError, ValueError, AssertionError, TypeError, IndexError):
             continue
         return shape
     raise InputError(
         f"{type(module).__name__} accepts none of the shapes tried ({list(shapes)[:6]}): give --input-shape (3x32x32)"
     )
+
+
+def check_shape(module: nn.Module, shape: tuple[int, ...]) -> None:
+    """**Raises** `InputError` if `module` does not run on inputs of this shape."""
+    try:
+        with frozen(module), torch.no_grad():
+            module(torch.zeros(2, *shape))
+    except (RuntimeError, ValueError, AssertionError, TypeError, IndexError) as error:
+        raise InputError(
+            f"{type(module).__name__} does not run on inputs of shape {'x'.join(map(str, shape))} ({error}): "
+            "give another --input-shape"
+        ) from error
 
 
 def synthesize(module: nn.Module, count: int, shape: tuple[int, ...], steps: int = 150, seed: int = 0) -> Tensor:
@@ -57,6 +69,7 @@ def synthesize(module: nn.Module, count: int, shape: tuple[int, ...], steps: int
     """
     if not has_statistics(module):
         raise InputError(f"{type(module).__name__} has no batch-norm statistics, so inputs cannot be synthesised")
+    check_shape(module, shape)
     x = torch.randn(count, *shape, generator=torch.Generator().manual_seed(seed)).requires_grad_()
     losses: list[Tensor] = []
 
@@ -71,7 +84,7 @@ def synthesize(module: nn.Module, count: int, shape: tuple[int, ...], steps: int
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     handles = [part.register_forward_pre_hook(hook) for part in norms]
     try:
-        with frozen(module):
+        with frozen(module), torch.enable_grad():
             for step in range(steps):
                 losses.clear()
                 module(x)

@@ -1,6 +1,7 @@
 """What all methods that train have in common: which tensors, attaching, stages, the loop, and the way out.
 
-A method adds its levels and how a weight is scaled; the rest is here, so that rows of a table differ in the method only.
+A method adds its levels and how a weight is scaled; the rest is here, so that rows of a table differ in the method
+only.
 """
 
 from abc import abstractmethod
@@ -40,8 +41,8 @@ FULL = 32  # bits from which on nothing is quantised
 class TrainedMethod(Method):
     """Quantization-aware training: `epochs` at `bits` per weight and `act_bits` per layer input (32: not quantised).
 
-    The first and the last layer get 8-bit weights and unquantised inputs (`ends`: "8"), stay as they are ("keep"), or are
-    treated like the others ("same"). `stages` are numbers of bits that are trained before, each for as many epochs
+    The first and the last layer get 8-bit weights and unquantised inputs (`ends`: "8"), stay as they are ("keep"), or
+    are treated like the others ("same"). `stages` are numbers of bits that are trained before, each for as many epochs
     (progressive initialisation). `range` says how input ranges are found: learned ("lsq", "rcf", "pact") or observed
     ("minmax", "ema", "percentile", "mse"). `estimator` is the gradient rule of weights, `remedy` works against
     oscillation.
@@ -97,7 +98,8 @@ class TrainedMethod(Method):
 
     def attach(self, module: nn.Module, specs: Mapping[str, TensorSpec], inputs: Iterable[Tensor], bits: int,
                aliases: Mapping[str, str] | None = None) -> nn.Module:  # fmt: skip
-        """Put quantizers of `bits` bits in front of the weights and inputs of `module` (in place) and set them on `inputs`.
+        """Put quantizers of `bits` bits in front of the weights and inputs of `module` (in place) and set them on
+        `inputs`.
 
         **Raises** `InputError` if there is nothing to quantise, no input, or a layer that never runs; `WeightError`.
         """
@@ -192,10 +194,11 @@ class TrainedMethod(Method):
         )
 
     def pieces(self, network: nn.Module, source: TensorSource) -> Iterator[Piece]:
-        """The network that quantizers are attached to, as tensors and activations; what is kept is rounded in it, too."""
+        """The network that quantizers are attached to, as tensors and activations; what is kept is rounded in it,
+        too."""
         state = attach.latent_state(network)
         if self.bn == "pair":
-            for prefix in batch_norms(source.specs):
+            for prefix in batch_norms(source.specs, source.aliases):
                 eps = float(network.get_submodule(prefix).eps)  # type: ignore[arg-type]
                 parts = {part: state[f"{prefix}.{part}"] for part in ("weight", "bias", "running_mean", "running_var")}
                 state |= {f"{prefix}.{part}": value for part, value in pair(parts, eps).items()}

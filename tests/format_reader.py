@@ -56,18 +56,23 @@ def read(path: str) -> dict[str, np.ndarray]:
     assert data[-8:] == b"TERSEEND" and offset + length + 32 == len(data)
     assert xxhash.xxh3_64_intdigest(data[:256] + data[offset:-32]) == digest
     index = json.loads(inflate(data[offset:-32]))
+    tensors: dict[str, np.ndarray] = {}
     body, at = b"", 256
     for section in index["sections"]:
         size, kind, critical = section if isinstance(section, list) else (section, "data", True)
         part = data[at : at + size]
+        if kind == "activations":
+            tensors |= {
+                "input of " + path: np.array(entry, object) for path, entry in json.loads(inflate(part)).items()
+            }
         assert xxhash.xxh3_64_intdigest(part) == number(data[at + size : at + size + 8])
-        assert kind == "data" or not critical
+        assert kind in ("data", "activations") or not critical
         body += part if kind == "data" else b""
         at += size + 8
         assert not any(data[at : at + -at % 64])
         at += -at % 64
     assert at == offset
-    tensors, at = {}, 0
+    at = 0
     for entry in index["tensors"]:
         size = (
             entry[6]
@@ -90,7 +95,7 @@ def stored(field: list[Any]) -> np.ndarray:
 
 
 def grid_fields(entry: list[Any]) -> list[list[Any]]:
-    return [entry[3][name] for name in ("scale", "zero_point", "offset", "values") if name in entry[3]]
+    return [entry[3][name] for name in ("values", "scale", "zero_point", "offset") if name in entry[3]]
 
 
 def kept(entry: list[Any], data: bytes) -> np.ndarray:
@@ -106,7 +111,7 @@ def quantised(entry: list[Any], data: bytes) -> np.ndarray:
     _, shape, _, grid, _, coder, params, chunks = entry[:8]
     per_chunk = entry[8] if len(entry) == 9 else 1 << 20
     parts, at = {}, 0
-    for name in ("scale", "zero_point", "offset", "values"):
+    for name in ("values", "scale", "zero_point", "offset"):
         if name in grid:
             array = stored(grid[name])
             parts[name] = np.frombuffer(data[at : at + array.nbytes], array.dtype).reshape(array.shape)
@@ -120,8 +125,12 @@ def quantised(entry: list[Any], data: bytes) -> np.ndarray:
     codes = np.array(decode(coder, head, pieces, count, shape), np.int64).reshape(shape)
     if grid["kind"] == "codebook":
         values = parts["values"].astype(np.float32)
-        if "axis" not in grid:
-            return values[codes]
+        if values.ndim == 1:
+            found = values[codes]
+            for name, operation in (("scale", np.multiply), ("offset", np.add)):
+                if name in parts:
+                    found = operation(found, spread(parts[name], grid, shape).astype(np.float32))
+            return found
         channel = np.arange(shape[grid["axis"]]).reshape([-1 if i == grid["axis"] else 1 for i in range(len(shape))])
         return values[channel, codes]
     zero = codes - spread(parts["zero_point"], grid, shape).astype(np.int64) if "zero_point" in parts else codes

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from .api import compress, load
+    from .api import attach, compress, freeze, load, penalty
     from .core.grid import Codebook, Uniform
     from .core.method import Method
     from .core.model import CompressedModel, KeptTensor, QTensor
@@ -19,8 +19,11 @@ if TYPE_CHECKING:
     from .files.terse import save
 
 _HOMES = {
+    "attach": "api",
     "compress": "api",
+    "freeze": "api",
     "load": "api",
+    "penalty": "api",
     "save": "files.terse",
     "CompressedModel": "core.model",
     "QTensor": "core.model",
@@ -39,8 +42,11 @@ __all__ = [
     "Task",
     "Uniform",
     "__version__",
+    "attach",
     "compress",
+    "freeze",
     "load",
+    "penalty",
     "save",
 ]
 

@@ -1,22 +1,29 @@
 """From a network or a checkpoint to a compressed model: the one entrance for every method."""
 
 from collections import deque
+from collections.abc import Iterable
+from copy import deepcopy
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from . import methods
 from .core.method import Method, RunFolder, TensorSource
-from .core.model import CompressedModel, KeptTensor
+from .core.model import CompressedModel, KeptTensor, Module
 from .core.task import Task
 from .errors import UsageError
 from .files.atomic import check_free
 from .files.checkpoint import open_checkpoint, open_module
 from .files.terse import load as open_terse
 from .files.terse import write
+from .quantizers.attach import anneal
+from .quantizers.attach import penalty as attached_penalty
 from .steps.processes import is_main
+from .steps.train import TrainedMethod
+
+_ATTACHED = "_tersenet_attached"
 
 
 def compress(
@@ -75,6 +82,52 @@ def compress_file(
         deque(pieces, maxlen=0)
         return 0
     return write(output, pieces, method.model(source, ()), force=force, effort=effort)
+
+
+def attach(module: Module, method: str | Method, inputs: Iterable[Tensor], **fields: Any) -> Module:
+    """Put the quantizers of a training method into `module` (in place), for a training loop of your own.
+
+    `inputs` are a few batches that ranges of activations start from. Minimise your loss plus `penalty(module)`, then
+    take the result with `freeze(module)`.
+
+    **Raises** `UsageError` for a method that does not train, and what the method raises.
+
+    >>> import torch
+    >>> net = attach(torch.nn.Sequential(torch.nn.Linear(64, 64)), "lsq", [torch.randn(8, 64)], bits=3, ends="same")
+    >>> sorted(freeze(net).tensors)
+    ['0.bias', '0.weight']
+    """
+    chosen = method if isinstance(method, Method) else methods.get(method)(**fields)
+    if not isinstance(chosen, TrainedMethod):
+        raise UsageError(f"{chosen.name} does not train: use compress")
+    source = open_module(deepcopy(module))
+    chosen.attach(module, source.specs, inputs, chosen.bits, source.aliases)
+    module.__dict__[_ATTACHED] = (chosen, source)
+    return module
+
+
+def penalty(module: nn.Module, progress: float = 0.0, rate: float = 0.0) -> Tensor:
+    """What the quantizers in `module` add to the loss (a scalar, often 0).
+
+    `progress` (0 to 1, how much of the training is done) and `rate` (the learning rate, over 1 - momentum) are what
+    annealed estimators and penalties follow.
+    """
+    anneal(module, progress, rate)
+    return attached_penalty(module)
+
+
+def freeze(module: nn.Module) -> CompressedModel:
+    """The network as trained, with its quantised weights and inputs. Leaves `module` computing exactly the same.
+
+    What is kept in fewer bits (biases, batch norm) is rounded in `module`, too.
+
+    **Raises** `UsageError` if nothing was attached to it.
+    """
+    if _ATTACHED not in module.__dict__:
+        raise UsageError("nothing is attached to this module: call tersenet.attach(module, ...) first")
+    chosen, source = module.__dict__[_ATTACHED]
+    assert isinstance(chosen, TrainedMethod)
+    return chosen.model(source, chosen.pieces(module, source))
 
 
 def load(path: str | Path, into: nn.Module | None = None, *, max_output: int | None = None) -> CompressedModel:

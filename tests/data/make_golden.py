@@ -7,6 +7,8 @@ import torch
 
 from tersenet import Codebook, CompressedModel, KeptTensor, QTensor, Uniform
 from tersenet.codec.trellis import NEXT, code_of
+from tersenet.core.activation import Activation
+from tersenet.core.levels import Integers, Points
 from tersenet.core.model import Entry
 from tersenet.files.terse import save
 
@@ -48,6 +50,10 @@ def entries() -> dict[str, Entry]:
         "codebooks": q(
             rng.integers(0, 2, (3, 50)), Codebook(torch.tensor([[0.0, 1.0], [2.0, 3.0], [-1.0, 1.0]]), axis=0)
         ),
+        "scaled codebook": q(
+            rng.integers(0, 5, (6, 30)),
+            Codebook(torch.tensor([-10, -1, 0, 3, 8], dtype=torch.int8), scales.half(), torch.arange(6) / 8, axis=0),
+        ),
         "kept": KeptTensor(torch.from_numpy(gauss(9)).half(), torch.float32, "fewer than 2 dimensions"),
         "kept zstd": KeptTensor(torch.arange(300) // 50, torch.int64, "dtype int64"),
         "kept constant": KeptTensor(torch.ones(40), torch.float32, "fewer than 2 dimensions"),
@@ -57,7 +63,9 @@ def entries() -> dict[str, Entry]:
 
 def model() -> CompressedModel:
     """The model in the golden file."""
-    return CompressedModel(entries(), {"tied": "raw"}, {"method": "golden"}, {}, {"config.json": b'{"a": 1}' * 20})
+    inputs = {"conv1": Activation(Integers(-8, 7), 0.3125), "conv2": Activation(Points((0, 1, 2, 4, 8)), 0.125)}
+    files = {"config.json": b'{"a": 1}' * 20}
+    return CompressedModel(entries(), {"tied": "raw"}, {"method": "golden"}, {}, files, activations=inputs)
 
 
 if __name__ == "__main__":

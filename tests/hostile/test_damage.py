@@ -9,10 +9,13 @@ import torch
 import xxhash
 import zstandard
 
+from tersenet.core.activation import Activation
 from tersenet.core.grid import Codebook, Uniform
+from tersenet.core.levels import Integers, Points
 from tersenet.core.model import CompressedModel, KeptTensor, QTensor
 from tersenet.errors import ChecksumError, FormatError, SizeLimitError, TersenetError, VersionError
 from tersenet.files.layout import ALIGN, END, HEADER, PREFIX, TRAILER
+from tersenet.files.records import parse_activations
 from tersenet.files.summary import verify
 from tersenet.files.terse import load, save
 from tersenet.files.writer import header
@@ -31,7 +34,29 @@ def small_model() -> CompressedModel:
         "c": KeptTensor(torch.randn(7, generator=generator), torch.float32, "fewer than 2 dimensions"),
         "d": KeptTensor(torch.zeros(64), torch.float32, "fewer than 2 dimensions"),
     }
-    return CompressedModel(entries, aliases={"e": "a"}, attachments={"config.json": b'{"x": 1}'})
+    inputs = {"conv": Activation(Integers(0, 15), 0.5), "fc": Activation(Points((0, 1, 2, 4)), 0.25)}
+    return CompressedModel(entries, {"e": "a"}, attachments={"config.json": b'{"x": 1}'}, activations=inputs)
+
+
+WRONG_ACTIVATIONS = {
+    "no object": [],
+    "no list": {"a": 3},
+    "empty": {"a": []},
+    "unknown kind": {"a": ["floats", 1.0, [0, 1]]},
+    "no scale": {"a": ["integers", None, [0, 1]]},
+    "negative scale": {"a": ["integers", -1.0, [0, 1]]},
+    "infinite scale": {"a": ["integers", 1e39, [0, 1]]},
+    "three ends": {"a": ["integers", 1.0, [0, 1, 2]]},
+    "turned ends": {"a": ["integers", 1.0, [1, 0]]},
+    "levels that are floats": {"a": ["points", 1.0, [0, 1.5]]},
+    "huge levels": {"a": ["points", 1.0, [0, 1 << 60]]},
+}
+
+
+@pytest.mark.parametrize("content", WRONG_ACTIVATIONS.values(), ids=WRONG_ACTIVATIONS.keys())
+def test_forged_activations_are_refused(content: Any) -> None:
+    with pytest.raises(ValueError):
+        parse_activations(content)
 
 
 @pytest.fixture(scope="module")
@@ -41,9 +66,13 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def values(model: CompressedModel) -> dict[str, torch.Tensor]:
+    return {name: entry.dequantize() for name, entry in model.tensors.items()}
+
+
 def read_all(path: Path) -> dict[str, torch.Tensor]:
     verify(path)
-    return load(path).state_dict()
+    return values(load(path))
 
 
 def test_every_flipped_byte_is_found(file: Path, tmp_path: Path) -> None:
@@ -153,7 +182,7 @@ def test_a_forged_index_with_right_checksums_is_refused(attack: str, file: Path,
 
 def test_the_forger_itself_changes_nothing_by_default(file: Path, tmp_path: Path) -> None:
     back = read_all(forge(file, tmp_path / "x.terse", lambda index: None))
-    assert all(torch.equal(back[name], tensor) for name, tensor in small_model().state_dict().items())
+    assert all(torch.equal(back[name], tensor) for name, tensor in values(small_model()).items())
 
 
 def test_an_unknown_section_that_is_not_critical_is_skipped(file: Path, tmp_path: Path) -> None:
@@ -170,7 +199,7 @@ def test_an_unknown_section_that_is_not_critical_is_skipped(file: Path, tmp_path
         tmp_path / "x.terse",
         lambda index: {**index, "sections": [*index["sections"], [5, "note", False]]},
     )
-    assert read_all(path).keys() == small_model().state_dict().keys()
+    assert read_all(path).keys() == values(small_model()).keys()
 
 
 def test_a_newer_version_is_refused_by_name(file: Path, tmp_path: Path) -> None:

@@ -21,7 +21,10 @@ GOLDEN = TESTS / "data" / "golden.terse"
 
 def check(path: Path) -> None:
     theirs, ours = read(str(path)), load(path)
-    assert theirs.keys() == {*ours.tensors, *ours.aliases, *("file:" + name for name in ours.attachments)}
+    inputs = {f"input of {path}" for path in ours.activations}
+    assert theirs.keys() == {*ours.tensors, *ours.aliases, *inputs, *("file:" + name for name in ours.attachments)}
+    for path, activation in ours.activations.items():
+        assert theirs[f"input of {path}"][1] == activation.scale
     for name, entry in ours.tensors.items():
         if isinstance(entry, QTensor):
             assert np.array_equal(theirs[name], entry.grid.decode(entry.codes).numpy()), name
@@ -34,10 +37,11 @@ def check(path: Path) -> None:
 
 def test_the_golden_file_still_decodes_to_what_was_written() -> None:
     expected, found = model(), load(GOLDEN)
+    assert found.activations == expected.activations
     assert found.aliases == expected.aliases and found.attachments == expected.attachments
     assert list(found.tensors) == list(expected.tensors)
-    for name, tensor in expected.state_dict().items():
-        assert torch.equal(found.state_dict()[name], tensor), name
+    for name, entry in expected.tensors.items():
+        assert torch.equal(found.tensors[name].dequantize(), entry.dequantize()), name
 
 
 def test_the_golden_file_holds_every_coder_and_grid() -> None:

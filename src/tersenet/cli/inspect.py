@@ -39,6 +39,7 @@ def command(
         for row in summary.rows
     ]
     cells += [(alias, "", "", f"tied to {name}", "", "", "0") for alias, name in summary.aliases.items()]
+    cells += [(f"input of {path}", "", "", levels, "", "", "") for path, levels in summary.activations.items()]
     cells += [(f"({name})", "", "", "", "", "", f"{size:,}") for name, size in summary.overhead.items()]
     cells += [("total", "", "", "", "", "", f"{summary.size:,}")]
     print_table(str(file), COLUMNS, cells)

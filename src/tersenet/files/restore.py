@@ -1,6 +1,7 @@
 """Writing a compressed model back as an ordinary checkpoint: one safetensors file, a folder of shards, or a `.pt`."""
 
 import json
+import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -29,6 +30,12 @@ def write_checkpoint(model: CompressedModel, path: str | Path, *, force: bool = 
     **Raises** `OutputError` if the target exists (without `force`) or cannot be written.
     """
     target = Path(path)
+    if model.activations and not codes:
+        warnings.warn(
+            f"the inputs of {len(model.activations)} layers are rounded in this model; {target.name} cannot say so: "
+            "it is the network without that",
+            stacklevel=2,
+        )
     shards, metadata = checked_layout(model)
     if codes:
         if target.suffix in (".pt", ".pth"):

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import codec
-from .layout import HASH, HEADER, PREFIX, TRAILER, VERSION, Record
+from .layout import ACTIVATIONS, HASH, HEADER, PREFIX, TRAILER, VERSION, Record
 from .reader import Reader
 from .writer import canonical
 
@@ -48,6 +48,7 @@ class Summary:
     aliases: dict[str, str]
     batch_norm: str
     provenance: dict[str, Any]
+    activations: dict[str, str]  # layer -> levels of its input
 
     @property
     def bits_per_weight(self) -> float:
@@ -94,6 +95,7 @@ def verify(path: str | Path, *, max_output: int | None = None) -> Summary:
             reader.need(record, codes.size == 0 or 0 <= int(codes.min()) <= int(codes.max()) < levels)
     for name in reader.index.files:
         reader.file(name)
+    reader.activations()
     return _summary(reader)
 
 
@@ -108,6 +110,7 @@ def _summary(reader: Reader) -> Summary:
         "index": reader.index_size,
         "checksums": HASH * len(reader.index.sections),
         "attachments": files,
+        "activations": sum(section.size for section in reader.index.sections if section.kind == ACTIVATIONS),
     }
     overhead["padding and unknown sections"] = reader.size - sum(row.bytes for row in rows) - sum(overhead.values())
     about = reader.index.about
@@ -121,7 +124,12 @@ def _summary(reader: Reader) -> Summary:
         about["aliases"],
         about["batch_norm"] or "keep",
         about["provenance"],
+        {path: _levels(*levels) for path, levels in reader.activations().items()},
     )
+
+
+def _levels(scale: float, numbers: list[int], plain: bool) -> str:
+    return f"{numbers[0]} .. {numbers[-1]}{'' if plain else f' ({len(numbers)} levels)'} times {scale:.4g}"
 
 
 def _row(record: Record, index_bytes: float) -> Row:

@@ -64,6 +64,6 @@ def check_bits(name: str, bits: int, least: int, most: int) -> None:
 
 
 def _levels(values: tuple[int, ...]) -> Levels:
-    if values == tuple(range(values[0], values[-1] + 1)):
+    if len(values) == values[-1] - values[0] + 1:
         return Integers(values[0], values[-1])
     return Points(values)

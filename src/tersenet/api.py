@@ -75,8 +75,6 @@ def compress_file(
         raise UsageError(f"{method.name} does not train: leave out --run, --resume and --from")
     source, network = _prepared(path, module)
     _check_globs(method, source)
-    if run is not None and run.start is not None and run.start.is_file() and network is not None:
-        load(run.start).apply_to(network, activations=False)
     pieces = method.compress(source, network, task and task.for_method(), run)
     if not is_main():
         deque(pieces, maxlen=0)

@@ -89,7 +89,7 @@ class LearnedScale(Quantizer):
         if self.training and self.remedy in ("stochastic", "uniform"):
             value = noisy(moved, scale, self.levels, self.remedy)
         else:
-            value = project(moved, scale, self.levels, self.rule, self.progress, self.rate / deviation**2)
+            value = project(moved, scale, self.levels, self.rule, self.progress.clone(), self.rate / deviation**2)
         if offset is not None:
             value = value + offset
         return value if self.dtype == torch.float32 else value.to(self.dtype).to(torch.float32)

@@ -20,17 +20,22 @@ from .processes import Processes
 from .run import Run
 
 MOMENTUM = 0.9
+TEMPERATURE = 4.0  # of distillation
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long and how fast: `lr` falls to 0 along a cosine; gradients are clipped to norm `clip` (0: not)."""
+    """How long and how fast: `lr` falls to 0 along a cosine; gradients are clipped to norm `clip` (0: not).
+
+    `distill` is the share of the loss that is `T^2 KL(softmax(teacher / T), softmax(outputs / T))`, T = 4.
+    """
 
     epochs: int
     lr: float
     weight_decay: float = 1e-4
     optimizer: str = "sgd"
     clip: float = 0.0
+    distill: float = 0.0
     seed: int = 0
     compile: bool = False
 
@@ -43,6 +48,7 @@ def fit(
     penalty: Callable[[], Tensor],
     anneal: Callable[[float, float], None],
     title: str = "training",
+    teacher: nn.Module | None = None,
     processes: Processes | None = None,
     run: Run | None = None,
     around: Mapping[str, Any] | None = None,
@@ -53,7 +59,8 @@ def fit(
     `anneal(progress in [0, 1], rate)` is called before every step; the rate is what a lasting gradient moves a weight
     per step: the learning rate over 1 - momentum. With `run`, checkpoints go there every few
     minutes: `around` plus model, optimizer, step and random states; `saved` is such a checkpoint to go on from, and
-    the result is that of a training that never stopped, bit for bit on a CPU. Parts of the module may have
+    the result is that of a training that never stopped, bit for bit on a CPU. `teacher` gives the outputs that
+    `schedule.distill` is about. Parts of the module may have
     `lr_factor` (of their own parameters) and `decays` (False: no weight decay).
 
     **Raises** `InputError` for an empty split, labels out of range; `TrainingError` for a loss or a gradient that is
@@ -94,16 +101,26 @@ def fit(
             for group in optimizer.param_groups:
                 group["lr"] = rate * group["factor"]
             anneal(step / total, rate / (1 - MOMENTUM) if schedule.optimizer == "sgd" else rate)
-            loss, score = _step(runner, task, inputs, targets, penalty, processes)
+            targets = targets.to(processes.device)
+            outputs = _forward(runner, inputs, processes)
+            _check_labels(task, outputs, targets)
+            loss = task.loss(outputs, targets)
+            if teacher is not None:
+                with torch.no_grad():
+                    wanted = _forward(teacher, inputs, processes)
+                loss = (1 - schedule.distill) * loss + schedule.distill * distance(outputs, wanted)
+            (loss + penalty()).backward()
+            score = float(task.metric(outputs.detach(), targets).float().mean())
+            lost = float(processes.mean(loss.detach()))
             norm = nn.utils.clip_grad_norm_(parameters, schedule.clip or math.inf)
-            if not (math.isfinite(loss) and math.isfinite(float(norm))):
-                raise TrainingError(_not_finite(loss, step, total, run))
+            if not (math.isfinite(lost) and math.isfinite(float(norm))):
+                raise TrainingError(_not_finite(lost, step, total, run))
             optimizer.step()
             optimizer.zero_grad()
             step += 1
             if run is not None and processes.rank == 0 and step % max(1, per_epoch // 20) == 0:
-                run.log(step, **{"loss": loss, "train score": score, "learning rate": rate})
-            done = f"{title}, epoch {epoch + 1}/{schedule.epochs}, loss {loss:.3f}, train {score:.3f}"
+                run.log(step, **{"loss": lost, "train score": score, "learning rate": rate})
+            done = f"{title}, epoch {epoch + 1}/{schedule.epochs}, loss {lost:.3f}, train {score:.3f}"
             progress(done, step, total)
             if run is not None and run.due:
                 checkpoint()
@@ -114,26 +131,19 @@ def fit(
     module.eval()
 
 
-def _step(
-    runner: nn.Module,
-    task: Task,
-    inputs: Tensor,
-    targets: Tensor,
-    penalty: Callable[[], Tensor],
-    processes: Processes,
-) -> tuple[float, float]:
-    """Forward and backward of one batch: the loss and the mean score before the step."""
+def _forward(runner: nn.Module, inputs: Tensor, processes: Processes) -> Tensor:
+    """The outputs in fp32 (computed in bf16 on a GPU)."""
     device = processes.device
-    inputs, targets = inputs.to(device), targets.to(device)
     with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-        outputs = runner(inputs)
-    outputs = outputs.float()
-    _check_labels(task, outputs, targets)
-    loss = task.loss(outputs, targets) + penalty()
-    loss.backward()
-    with torch.no_grad():
-        score = float(task.metric(outputs, targets).float().mean())
-    return float(processes.mean(loss.detach())), score
+        outputs: Tensor = runner(inputs.to(device))
+    return outputs.float()
+
+
+def distance(outputs: Tensor, wanted: Tensor) -> Tensor:
+    """`T^2 KL(softmax(wanted / T), softmax(outputs / T))`, T = 4 (Hinton et al. 2015). **Shapes**: `[n, classes]`
+    twice."""
+    ours, theirs = (F.log_softmax(part / TEMPERATURE, 1) for part in (outputs, wanted))
+    return F.kl_div(ours, theirs, reduction="batchmean", log_target=True) * TEMPERATURE**2
 
 
 def _validate(module: nn.Module, task: Task) -> float:

@@ -54,10 +54,10 @@ class Run:
         """The latent weights at the end of the training in another folder. **Raises** `UsageError` if it has no end."""
         path = folder / "last.pt"
         state = torch.load(path, weights_only=True) if path.is_file() else {}
-        if "base" not in state or "model" in state:
+        if "finished" not in state:
             raise UsageError(f"{folder} holds no finished training: give a folder that --run filled, or a .terse file")
-        base: dict[str, Any] = state["base"]
-        return base
+        latent: dict[str, Any] = state["finished"]
+        return latent
 
     @property
     def due(self) -> bool:

@@ -10,6 +10,7 @@ from copy import deepcopy
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import islice
+from pathlib import Path
 from typing import ClassVar, Literal
 
 import torch
@@ -20,6 +21,7 @@ from ..core.method import Method, RunFolder, TensorSource
 from ..core.model import Piece, TensorSpec
 from ..core.task import Task
 from ..errors import InputError, UsageError
+from ..files.terse import load
 from ..quantizers import attach
 from ..quantizers.activation import InputQuantizer, Range
 from ..quantizers.estimators import RULES
@@ -28,7 +30,7 @@ from ..quantizers.quantizer import Quantizer
 from ..quantizers.weight import LearnedScale, Remedy
 from .batchnorm import reestimate
 from .fit import Schedule, fit, inputs_of
-from .layers import BATCH_NORMS, Layer, find_layers
+from .layers import BATCH_NORMS, Layer, find_layers, frozen
 from .processes import Processes
 from .run import Run
 from .sides import batch_norms, check_finite, keep, pair, why_kept
@@ -44,7 +46,8 @@ class TrainedMethod(Method):
     The first and the last layer get 8-bit weights and unquantised inputs (`ends`: "8"), stay as they are ("keep"), or
     are treated like the others ("same"). `stages` are numbers of bits that are trained before, each for as many epochs
     (progressive initialisation). `range` says how input ranges are found: learned ("lsq", "rcf", "pact") or observed
-    ("minmax", "ema", "percentile", "mse"). `estimator` is the gradient rule of weights, `remedy` works against
+    ("minmax", "ema", "percentile", "mse"). `distill` is the share of the loss that is the distance to the outputs of the
+    network before compression. `estimator` is the gradient rule of weights, `remedy` works against
     oscillation.
     """
 
@@ -57,6 +60,7 @@ class TrainedMethod(Method):
     weight_decay: float = 1e-4
     optimizer: Literal["sgd", "adamw"] = "sgd"
     clip_grad: float = 0.0
+    distill: float = 0.0
     stages: tuple[int, ...] = ()
     granularity: Literal["tensor", "channel"] = "tensor"
     ends: Literal["8", "keep", "same"] = "8"
@@ -74,6 +78,8 @@ class TrainedMethod(Method):
                 self.levels(bits)
         if self.act_bits != FULL:
             self.input_levels(self.act_bits, False)
+        if not 0 <= self.distill <= 1:
+            raise UsageError(f"distill is {self.distill}; it is a share, from 0 to 1")
         if self.epochs < 0 or self.lr <= 0:
             raise UsageError(f"epochs is {self.epochs} and lr {self.lr}; they must be at least 0 and above 0")
         if self.bn == "fold":
@@ -108,7 +114,10 @@ class TrainedMethod(Method):
         held = list(islice(inputs, CALIBRATION_BATCHES))
         if not held:
             raise InputError("there are no calibration inputs: the train split is empty")
-        layers = find_layers(module, held[0][:2])
+        if not all(bool(torch.isfinite(batch).all()) for batch in held):
+            raise InputError("the first training inputs have NaN or infinity: check the data")
+        with frozen(module):
+            layers = find_layers(module, held[0][:2])
         names = [name for name, spec in specs.items() if why_kept(name, spec, self) is None]
         wanted = [layer for layer in layers if layer.weight in names]
         if not names:
@@ -156,8 +165,9 @@ class TrainedMethod(Method):
         folder = None if run is None else Run(run.folder, identity, run.resume)
         saved = None if folder is None else folder.state
         network = deepcopy(module).float().to(processes.device)
-        if run is not None and run.start is not None and run.start.is_dir():
-            network.load_state_dict(Run.finished(run.start))
+        teacher = deepcopy(network).eval().requires_grad_(False) if self.distill else None
+        if run is not None and run.start is not None:
+            begin_with(network, run.start)
         stages = [*self.stages, self.bits]
         first = 0 if saved is None else int(saved["stage"])
         if saved is not None:
@@ -167,6 +177,10 @@ class TrainedMethod(Method):
             bits, train = stages[stage], inputs_of(task.split("train"), processes.device)
             torch.manual_seed(self.seed)
             self.attach(network, source.specs, train, bits, source.aliases)
+            if saved is not None and "finished" in saved:
+                network.load_state_dict(saved["model"])
+                network.eval()
+                break
             fit(
                 network,
                 task,
@@ -174,6 +188,7 @@ class TrainedMethod(Method):
                 penalty=partial(attach.penalty, network),
                 anneal=partial(attach.anneal, network),
                 title=f"{self.name}, {bits} bits",
+                teacher=teacher,
                 processes=processes,
                 run=folder,
                 around={"stage": stage, "base": base},
@@ -183,14 +198,24 @@ class TrainedMethod(Method):
                 latent = attach.latent_state(network)
                 network = deepcopy(module).float().to(processes.device)
                 network.load_state_dict(latent)
-        finish(network, inputs_of(task.split("train"), processes.device))
-        if folder is not None and processes.rank == 0:
-            folder.save({"stage": len(stages), "base": attach.latent_state(network)})
+                continue
+            torch.manual_seed(self.seed)
+            finish(network, inputs_of(task.split("train"), processes.device))
+            if folder is not None and processes.rank == 0:
+                state = {"stage": stage, "base": base, "model": network.state_dict()}
+                folder.save({**state, "finished": attach.latent_state(network)})
         yield from self.pieces(network, source)
 
     def _schedule(self) -> Schedule:
         return Schedule(
-            self.epochs, self.lr, self.weight_decay, self.optimizer, self.clip_grad, self.seed, self.compile
+            self.epochs,
+            self.lr,
+            self.weight_decay,
+            self.optimizer,
+            self.clip_grad,
+            self.distill,
+            self.seed,
+            self.compile,
         )
 
     def pieces(self, network: nn.Module, source: TensorSource) -> Iterator[Piece]:
@@ -225,6 +250,14 @@ def eight_bits(weight: Tensor, axis: int | None) -> LearnedScale:
         weight, Integers(-127, 127), RULES["clipped"],
         axis=axis, normalise="no", parameter=step, per=1.0, gradient_factor=factor,
     )  # fmt: skip
+
+
+def begin_with(network: nn.Module, start: Path) -> None:
+    """Load the latent weights of a finished run folder, or the weights of a `.terse` file, into `network`."""
+    if start.is_dir():
+        network.load_state_dict(Run.finished(start))
+    else:
+        load(start).apply_to(network, activations=False)
 
 
 def finish(network: nn.Module, train: Iterable[Tensor]) -> None:

@@ -22,3 +22,12 @@ def test_the_readme_names_both_commands_and_every_method() -> None:
     text = (ROOT / "README.md").read_text("utf-8")
     assert "make demo" in text and "make test" in text
     assert all(f"`{name}`" in text for name in methods.names())
+
+
+def test_the_readmes_training_loop_runs_in_under_30_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.S)
+    loop = next(block for block in blocks if "tersenet.freeze" in block)
+    assert len(loop.splitlines()) < 30
+    monkeypatch.chdir(tmp_path)
+    exec(compile(loop, "README", "exec"), {})
+    assert (tmp_path / "net.terse").is_file()

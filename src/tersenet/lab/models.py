@@ -1,10 +1,12 @@
 """Reference networks by name, with the tensor names of their published checkpoints.
 
 The residual networks follow He et al. 2016 (https://arxiv.org/abs/1512.03385, section 4.2): depth 6n + 2, option A
-shortcuts. The LeNets follow LeCun et al. 1998 in the variants of the compression literature.
+shortcuts. The LeNets follow LeCun et al. 1998 in the variants of the compression literature; AlexNet and VGG are cut to
+32x32 images.
 """
 
 from collections.abc import Callable
+from itertools import pairwise
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -91,6 +93,66 @@ class LeNet5(nn.Module):
         return logits
 
 
+class AlexNetCifar(nn.Module):
+    """AlexNet in the size of 32x32 images: five convolutions, three linear layers (Krizhevsky et al. 2012, adapted).
+
+    **Shapes**: `[n, 3, 32, 32]` -> `[n, classes]`.
+    """
+
+    def __init__(self, classes: int = 10) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            nn.Conv2d(3, 64, 3, 2, 1), nn.ReLU(), nn.MaxPool2d(2),
+            nn.Conv2d(64, 192, 3, 1, 1), nn.ReLU(), nn.MaxPool2d(2),
+            nn.Conv2d(192, 384, 3, 1, 1), nn.ReLU(),
+            nn.Conv2d(384, 256, 3, 1, 1), nn.ReLU(),
+            nn.Conv2d(256, 256, 3, 1, 1), nn.ReLU(), nn.MaxPool2d(2),
+        )  # fmt: skip
+        self.classifier = nn.Sequential(
+            nn.Dropout(), nn.Linear(1024, 4096), nn.ReLU(), nn.Dropout(), nn.Linear(4096, 4096), nn.ReLU(),
+            nn.Linear(4096, classes),
+        )  # fmt: skip
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.classifier(self.features(x).flatten(1))
+        return logits
+
+
+class Vgg(nn.Module):
+    """3x3 convolutions with batch norm and ReLU, numbers of channels by layer, "M" for max pooling; then linear layers.
+
+    `hidden` are the widths between the last convolution and the classes (Simonyan and Zisserman 2015, for 32x32 images).
+
+    **Shapes**: `[n, 3, 32, 32]` -> `[n, classes]`.
+    """
+
+    def __init__(self, layout: tuple[int | str, ...], hidden: tuple[int, ...], classes: int = 10) -> None:
+        super().__init__()
+        parts: list[nn.Module] = []
+        channels, side = 3, 32
+        for width in layout:
+            if isinstance(width, str):
+                parts.append(nn.MaxPool2d(2))
+                side //= 2
+            else:
+                parts += [nn.Conv2d(channels, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
+                channels = width
+        self.features = nn.Sequential(*parts)
+        widths = [channels * side * side, *hidden]
+        layers: list[nn.Module] = []
+        for before, after in pairwise(widths):
+            layers += [nn.Linear(before, after), nn.ReLU()]
+        self.classifier = nn.Sequential(*layers, nn.Linear(widths[-1], classes))
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.classifier(self.features(x).flatten(1))
+        return logits
+
+
+VGG7 = (128, 128, "M", 256, 256, "M", 512, 512, "M")
+VGG16 = (64, 64, "M", 128, 128, "M", 256, 256, 256, "M", 512, 512, 512, "M", 512, 512, 512, "M")
+
+
 class DigitsNet(nn.Module):
     """A small convolutional network with batch norm for scikit-learn's 8x8 digits.
 
@@ -122,6 +184,9 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
     "resnet56": lambda: CifarResNet(9),
     "lenet300": LeNet300,
     "lenet5": LeNet5,
+    "alexnet": AlexNetCifar,
+    "vgg7": lambda: Vgg(VGG7, (1024,)),
+    "vgg16": lambda: Vgg(VGG16, (512,)),
     "digits": DigitsNet,
 }
 

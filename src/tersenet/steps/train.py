@@ -46,9 +46,8 @@ class TrainedMethod(Method):
     The first and the last layer get 8-bit weights and unquantised inputs (`ends`: "8"), stay as they are ("keep"), or
     are treated like the others ("same"). `stages` are numbers of bits that are trained before, each for as many epochs
     (progressive initialisation). `range` says how input ranges are found: learned ("lsq", "rcf", "pact") or observed
-    ("minmax", "ema", "percentile", "mse"). `distill` is the share of the loss that is the distance to the outputs of the
-    network before compression. `estimator` is the gradient rule of weights, `remedy` works against
-    oscillation.
+    ("minmax", "ema", "percentile", "mse"). `distill` is the share of the loss that is the distance to the outputs of
+    the network before compression. `estimator` is the gradient rule of weights, `remedy` works against oscillation.
     """
 
     needs: ClassVar[str] = "training"

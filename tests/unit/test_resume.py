@@ -1,0 +1,143 @@
+"""Trainings that are stopped, killed, continued from others, or spread over processes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import tersenet
+from tersenet import methods
+from tersenet.core.method import RunFolder
+from tersenet.core.task import Task
+from tersenet.errors import UsageError
+from tersenet.files.checkpoint import open_module
+from tersenet.lab.digits import make_task
+from tersenet.lab.models import build
+from tersenet.steps.evaluate import evaluate
+
+
+class Stop(Exception):
+    """Raised in the middle of a training."""
+
+
+class Interrupted:
+    """Batches that fail once, at a given batch of a given round."""
+
+    def __init__(self, batches: list[Any], at: int) -> None:
+        self.batches, self.left = batches, at
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Any:
+        order = torch.randperm(len(self.batches)).tolist()
+        for i in order:
+            self.left -= 1
+            if self.left == 0:
+                raise Stop
+            yield self.batches[i][0] + 0.01 * torch.randn(1), self.batches[i][1]
+
+
+@pytest.mark.parametrize("remedy", ["stochastic", "freeze"])
+@pytest.mark.parametrize("at", [13, 22, 29])
+def test_a_stopped_training_goes_on_to_the_same_bytes(
+    at: int, remedy: str, network: nn.Module, task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tersenet.steps.run.EVERY", 0.0)
+    method = methods.get("lsq")(bits=3, act_bits=4, epochs=1, stages=(4,), remedy=remedy)  # type: ignore[call-arg]
+    batches = list(task.split("train"))
+    source = open_module(network)
+
+    def result(folder: str, stop: int, resume: bool) -> bytes:
+        given = replace(task.for_method(), train=Interrupted(batches, stop))
+        run = RunFolder(tmp_path / folder, resume)
+        small = method.model(source, method.compress(source, network, given, run))
+        tersenet.save(small, tmp_path / f"{folder}.terse", force=True)
+        return (tmp_path / f"{folder}.terse").read_bytes()
+
+    whole = result("whole", -1, False)
+    with pytest.raises(Stop):
+        result("parts", at, False)
+    assert result("parts", -1, True) == whole
+    assert result("parts", -1, True) == whole  # resuming a finished training gives its result
+
+
+def test_a_training_killed_at_any_moment_goes_on_to_the_same_bytes(checkpoint: Path, tmp_path: Path) -> None:
+    def command(out: str, *run: str) -> list[str]:
+        flags = ["--model", "digits", "--task", "digits", "--method", "lsq", "--bits", "3", "--epochs", "3"]
+        compress = [sys.executable, "-m", "tersenet", "compress", str(checkpoint), "-o", out]
+        return [*compress, *flags, "--seed", "1", *run]
+
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    subprocess.run(command("whole.terse"), check=True, cwd=tmp_path, env=environment, capture_output=True)
+    process = subprocess.Popen(command("x.terse", "--run", "r"), cwd=tmp_path, env=environment)
+    while not (tmp_path / "r" / "last.pt").is_file() and process.poll() is None:
+        time.sleep(0.02)
+    time.sleep(0.1)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    subprocess.run(
+        command("x.terse", "--resume", "r", "--force"), check=True, cwd=tmp_path, env=environment, capture_output=True
+    )
+    assert (tmp_path / "x.terse").read_bytes() == (tmp_path / "whole.terse").read_bytes()
+
+
+def test_a_run_folder_belongs_to_one_training(network: nn.Module, task: Task, tmp_path: Path) -> None:
+    source = open_module(network)
+
+    def run(resume: bool, **fields: Any) -> None:
+        method = methods.get("lsq")(epochs=0, **fields)
+        list(method.compress(source, network, task.for_method(), RunFolder(tmp_path / "r", resume)))
+
+    with pytest.raises(UsageError, match="no training to resume"):
+        run(True)
+    run(False)
+    with pytest.raises(UsageError, match="already holds"):
+        run(False)
+    with pytest.raises(UsageError, match="other bits, lr"):
+        run(True, bits=3, lr=0.5)
+    described = json.loads((tmp_path / "r" / "run.json").read_text())
+    assert described["method"] == "lsq" and described["bits"] == 4
+
+
+def test_a_training_starts_from_the_latent_weights_of_another(network: nn.Module, task: Task, tmp_path: Path) -> None:
+    source = open_module(network)
+    first = RunFolder(tmp_path / "a")
+    list(methods.get("lsq")(epochs=1, lr=0.05).compress(source, network, task.for_method(), first))  # type: ignore[call-arg]
+    second = RunFolder(tmp_path / "b", start=tmp_path / "a")
+    moved = methods.get("lsq")(epochs=0, bits=32, side="exact")  # type: ignore[call-arg]
+    pieces = dict(moved.compress(source, network, task.for_method(), second))
+    latent = torch.load(tmp_path / "a" / "last.pt", weights_only=True)["finished"]
+    assert torch.equal(pieces["conv2.weight"].tensor, latent["conv2.weight"])  # type: ignore[union-attr]
+    assert not torch.equal(latent["conv2.weight"], network.state_dict()["conv2.weight"])
+    with pytest.raises(UsageError, match="no finished training"):
+        list(moved.compress(source, network, task, RunFolder(tmp_path / "c", start=tmp_path)))
+
+
+@pytest.mark.slow
+def test_two_processes_train_together(checkpoint: Path, tmp_path: Path) -> None:
+    flags = ["--model", "digits", "--task", "digits", "--method", "lsq", "--bits", "3", "--epochs", "2"]
+    alone = [
+        "--cpu",
+        "--num_processes",
+        "2",
+        "--num_machines",
+        "1",
+        "--mixed_precision",
+        "no",
+        "--dynamo_backend",
+        "no",
+    ]
+    launch = [sys.executable, "-m", "accelerate.commands.launch", *alone, "-m", "tersenet", "compress"]
+    command = [*launch, str(checkpoint), "-o", str(tmp_path / "x.terse"), *flags]
+    subprocess.run(command, check=True, cwd=tmp_path, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=300)
+    assert evaluate(tersenet.load(tmp_path / "x.terse").apply_to(build("digits")), make_task()).metric.mean > 0.9

@@ -4,7 +4,7 @@
     TERSENET_DATA=FOLDER python benchmarks/estimators.py train lenet5 mnist WEIGHTS.safetensors --out OUT.csv
 
 `train` fine-tunes the network with W = A at 2 and 3 bits for every estimator and remedy over three seeds (LSQ, one
-epoch each) and prints the accuracy on the validation split, from the frozen model. Minutes on two cores for LeNet-5.
+epoch each) and prints the accuracy on the test split, from the frozen model. Minutes on two cores for LeNet-5.
 """
 
 import argparse
@@ -104,7 +104,7 @@ def train(model: str, task_name: str, weights: str, out: Path, epochs: int, seed
     task, rows = make_task(task_name, []), []
     settings = [{"estimator": rule} for rule in ROWS] + [{"estimator": "clipped", "remedy": r} for r in REMEDIES]
     net = load_network(weights, make_model(model, []))
-    print("full precision", evaluate(net, task, "validation").metric.mean)
+    print("full precision", evaluate(net, task).metric.mean)
     for fields in settings:
         for bits in (3, 2):
             scores = []
@@ -113,7 +113,7 @@ def train(model: str, task_name: str, weights: str, out: Path, epochs: int, seed
                     net, "lsq", task=task, bits=bits, act_bits=bits, epochs=epochs, lr=0.01, seed=seed, **fields
                 )
                 back = small.apply_to(make_model(model, []))
-                scores.append(evaluate(back.eval(), task, "validation").metric.mean)
+                scores.append(evaluate(back.eval(), task).metric.mean)
             name = " + ".join(fields.values())
             spread = statistics.stdev(scores) if seeds > 1 else 0.0
             rows.append([name, bits, round(statistics.mean(scores), 4), round(spread, 4), seeds])

@@ -103,6 +103,19 @@ def test_32_bits_is_fine_tuning_in_full_precision(network: nn.Module, task: Task
     assert not torch.equal(small.tensors["conv1.weight"].dequantize(), network.conv1.weight)  # type: ignore[arg-type]
 
 
+def test_a_reading_of_an_unseen_formula_says_so_in_the_file(network: nn.Module, task: Task) -> None:
+    small = tersenet.compress(network, "apot", task=task, epochs=0, estimator="qea")
+    assert "was not available" in small.provenance["notes"][0]
+    assert "notes" not in tersenet.compress(network, "apot", task=task, epochs=0).provenance
+
+
+def test_the_average_width_counts_every_weight(network: nn.Module, task: Task) -> None:
+    net = tersenet.attach(network, "lsq", inputs_of(task), bits=3)
+    ends = network.conv1.weight.numel() + network.linear.weight.numel()  # type: ignore[union-attr,operator]
+    middle = network.conv2.weight.numel() + network.conv3.weight.numel()  # type: ignore[union-attr,operator]
+    assert attach.average_bits(net) == pytest.approx((8 * ends + 3 * middle) / (ends + middle))
+
+
 def test_training_leaves_the_given_network_as_it_was(network: nn.Module, task: Task) -> None:
     before = {name: value.clone() for name, value in network.state_dict().items()}
     tersenet.compress(network, "lsq", task=task, epochs=1)

@@ -21,6 +21,11 @@ class Integers:
     low: int
     high: int
 
+    @property
+    def count(self) -> int:
+        """The number of levels."""
+        return self.high - self.low + 1
+
     def nearest(self, x: Tensor) -> Tensor:
         """The level next to each element of `x`, as floats (NaN stays NaN)."""
         return x.round().clamp_(self.low, self.high)
@@ -48,6 +53,11 @@ class Points:
     """
 
     values: tuple[int, ...]
+
+    @property
+    def count(self) -> int:
+        """The number of levels."""
+        return len(self.values)
 
     @property
     def low(self) -> int:

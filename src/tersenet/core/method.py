@@ -83,6 +83,11 @@ class Method(ABC):
         """
 
     @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader of the file should know about how it was made, for the provenance."""
+        return ()
+
+    @property
     def name(self) -> str:
         """The method's name, which is its file's name."""
         return type(self).__module__.rpartition(".")[2]
@@ -91,11 +96,12 @@ class Method(ABC):
         """The compressed model of what `compress` yields, with all else that belongs to `source`, and provenance."""
         tensors, activations = gathered(pieces)
         fields = {key: value for key, value in asdict(self).items() if value not in (None, ())}
+        noted = {"notes": list(self.notes)} if self.notes else {}
         versions = {"tersenet": __version__, "torch": torch.__version__}
         return CompressedModel(
             tensors,
             aliases=source.aliases,
-            provenance={"method": self.name, "fields": fields, "versions": versions, "input": source.digest()},
+            provenance={"method": self.name, "fields": fields, "versions": versions, "input": source.digest(), **noted},
             layout=source.layout,
             attachments=source.attachments,
             batch_norm=self.bn,

@@ -94,7 +94,7 @@ class LeNet5(nn.Module):
 
 
 class AlexNetCifar(nn.Module):
-    """AlexNet in the size of 32x32 images: five convolutions, three linear layers (Krizhevsky et al. 2012, adapted).
+    """AlexNet in the size of 32x32 images: five convolutions, three linear layers (after Krizhevsky et al. 2012).
 
     **Shapes**: `[n, 3, 32, 32]` -> `[n, classes]`.
     """
@@ -121,7 +121,8 @@ class AlexNetCifar(nn.Module):
 class Vgg(nn.Module):
     """3x3 convolutions with batch norm and ReLU, numbers of channels by layer, "M" for max pooling; then linear layers.
 
-    `hidden` are the widths between the last convolution and the classes (Simonyan and Zisserman 2015, for 32x32 images).
+    `hidden` are the widths between the last convolution and the classes (Simonyan and Zisserman 2015, for 32x32
+    images).
 
     **Shapes**: `[n, 3, 32, 32]` -> `[n, classes]`.
     """

@@ -96,6 +96,12 @@ def frozen_inputs(module: nn.Module) -> dict[str, Activation]:
     }
 
 
+def average_bits(module: nn.Module) -> float:
+    """The mean width of the codes of all quantised weights, in bits (32 if there are none)."""
+    sizes = [(latent.numel(), quantizer.bits) for _, quantizer, latent in quantizers(module)]
+    return sum(count * bits for count, bits in sizes) / sum(count for count, _ in sizes) if sizes else 32.0
+
+
 def latent_state(module: nn.Module) -> dict[str, Tensor]:
     """The state dict of the network without its quantizers, weights latent and in fp32, under their own names."""
     found = {}

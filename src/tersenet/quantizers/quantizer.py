@@ -16,6 +16,7 @@ class Quantizer(nn.Module, ABC):
 
     progress: Tensor
     rate: Tensor
+    bits: int  # the width of a code
 
     def __init__(self) -> None:
         super().__init__()

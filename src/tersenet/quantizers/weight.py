@@ -69,7 +69,7 @@ class LearnedScale(Quantizer):
         super().__init__()
         self.levels, self.rule, self.axis, self.normalise = levels, rule, axis, normalise
         self.per, self.gradient_factor, self.remedy = per, gradient_factor, remedy
-        self.dtype = weight.dtype
+        self.dtype, self.bits = weight.dtype, (levels.count - 1).bit_length()
         self.lr_factor, self.decays = 1.0, False  # for the optimizer
         self.scale = torch.nn.Parameter(parameter.detach().float().reshape(unit_shape(weight, axis)))
         with torch.no_grad():

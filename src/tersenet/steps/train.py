@@ -97,6 +97,15 @@ class TrainedMethod(Method):
         """The quantizer of a weight; `normed` says that a batch norm of its own follows."""
 
     @property
+    def notes(self) -> tuple[str, ...]:
+        """That the quantization-error-aware rules are readings."""
+        if not self.estimator.startswith("qea"):
+            return ()
+        return (
+            f"estimator {self.estimator}: a reading of Tesfai et al. 2023; the published formula was not available",
+        )
+
+    @property
     def rule(self) -> Rule:
         """The gradient rule of weights."""
         return RULES[self.estimator]
@@ -186,7 +195,7 @@ class TrainedMethod(Method):
                 self._schedule(),
                 penalty=partial(attach.penalty, network),
                 anneal=partial(attach.anneal, network),
-                title=f"{self.name}, {bits} bits",
+                title=f"{self.name}, {attach.average_bits(network):.2f} bits",
                 teacher=teacher,
                 processes=processes,
                 run=folder,

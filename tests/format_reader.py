@@ -139,6 +139,8 @@ def quantised(entry: list[Any], data: bytes) -> np.ndarray:
 
 
 def spread(part: np.ndarray, grid: dict[str, Any], shape: list[int]) -> np.ndarray:
+    if not part.shape:
+        return part
     if "group_size" in grid:
         row = prod(shape[1:])
         return np.repeat(part, grid["group_size"], axis=1)[:, :row].reshape(shape)

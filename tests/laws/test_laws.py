@@ -17,12 +17,13 @@ from tersenet.lab.digits import make_task
 from tersenet.steps.evaluate import evaluate
 
 SMALL = {"rtn": {"bits": 4}, "vlcq": {"target_bits": 3.0}}
+SMALL["lapq"] = {"bits": 4, "act_bits": 4, "evaluations": 20}
 BRIEF = {"bits": 4, "act_bits": 4, "epochs": 1}  # of methods that train
 
 
 def compressed(name: str, checkpoint: Path, trained: nn.Module, task: Task | None = None) -> CompressedModel:
     """A cheap result of a method; the network's code and the task only where it needs them, or if given."""
-    if methods.facts(name).needs == "training":
+    if methods.facts(name).needs != "nothing":
         network, task = copy.deepcopy(trained), task or make_task()
         return tersenet.compress(checkpoint, name, module=network, task=task, **SMALL.get(name, BRIEF))
     return tersenet.compress(checkpoint, name, task=task, **SMALL[name])

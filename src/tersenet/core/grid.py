@@ -28,9 +28,9 @@ class Uniform:
     same bits. A symmetric grid has no zero point and no offset; symmetric 1-bit `+-s` is codes {0, 1} with scale 2s and
     offset -s. The number of codes is not limited: a grid has no clipping of its own.
 
-    **Shapes**: `scale`, `zero_point` (integer) and `offset` share one shape: `[]` per tensor; `[shape[axis]]` per
-    channel of `axis`; `[shape[0], ceil(row / group_size)]` for groups of `group_size` consecutive elements of a row,
-    where a row is everything behind axis 0 in C order.
+    **Shapes**: of `scale`, `zero_point` (integer) and `offset`: `[]` per tensor; `[shape[axis]]` per channel of
+    `axis`; `[shape[0], ceil(row / group_size)]` for groups of `group_size` consecutive elements of a row, where a row
+    is everything behind axis 0 in C order. With `axis` or groups, any of them may be `[]`.
 
     >>> Uniform(torch.tensor(0.5)).decode(torch.tensor([[-1, 2]]))
     tensor([[-0.5000,  1.0000]])
@@ -53,7 +53,7 @@ class Uniform:
         return values
 
     def _spread(self, values: Tensor, shape: torch.Size) -> Tensor:
-        if self.group_size is not None:
+        if self.group_size is not None and values.dim():
             return _by_group(values, shape, self.group_size)
         return _along(values, shape, self.axis)
 

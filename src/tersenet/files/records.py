@@ -114,13 +114,14 @@ def _check_grid(record: Record) -> None:
         lead = (record.shape[0], -(-(record.count // rows) // group))
     if record.grid == "uniform":
         _need("scale" in record.fields, f"{record.name}: no scale")
-        _need(all(part.shape == lead for part in record.fields.values()), f"{record.name}: a grid for another shape")
+        parts = record.fields.values()
+        _need(all(part.shape in (lead, ()) for part in parts), f"{record.name}: a grid for another shape")
     else:
         values = record.fields.get("values")
         rest = [part.shape for name, part in record.fields.items() if name != "values"]
         _need(
             values is not None and len(values.shape) > 0 and values.shape[:-1] == (() if rest else lead)
-            and all(shape == lead for shape in rest),
+            and all(shape in (lead, ()) for shape in rest),
             f"{record.name}: a codebook of another shape",
         )  # fmt: skip
 

@@ -1,0 +1,61 @@
+"""LAPQ phase by phase: calibration loss and test accuracy of a CIFAR ResNet, beside min-max at the same bits.
+
+    TERSENET_DATA=FOLDER python benchmarks/lapq.py WEIGHTS.safetensors [--model resnet20] [--out OUT.csv]
+
+Calibration: 512 training images. Accuracy: the decoded file on the test split, in a process of its own.
+"""
+
+import argparse
+import csv
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from tersenet.api import load_network
+from tersenet.cli.factory import make_model, make_task
+
+
+def run(*arguments: object) -> dict:
+    """A tersenet command in a fresh process; its JSON."""
+    command = [sys.executable, "-m", "tersenet", *map(str, arguments), "--json"]
+    return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("weights", type=Path)
+    parser.add_argument("--model", default="resnet20")
+    parser.add_argument("--bits", type=int, nargs="+", default=[2, 3, 4, 8])
+    parser.add_argument("--out", type=Path, default=Path("lapq.csv"))
+    given = parser.parse_args()
+    rows: list[list[object]] = [["bits", "search", "calibration loss", "bytes", "accuracy", "drop", "low", "high"]]
+    with tempfile.TemporaryDirectory() as folder:
+        for bits in given.bits:
+            for search in ("minmax", "l2", "lp", "powell"):
+                file = Path(folder) / f"{bits}{search}.terse"
+                flags = ["--method", "lapq", "--bits", bits, "--act-bits", bits, "--search", search]
+                run("compress", given.weights, "-o", file, "--model", given.model, "--task", "cifar10", *flags)
+                judged = run("eval", file, "--model", given.model, "--task", "cifar10", "--against", given.weights)
+                drop = [round(judged["drop"][key], 4) for key in ("mean", "low", "high")]
+                loss = calibration_loss(file, given.model)
+                accuracy = round(judged["metric"]["mean"], 4)
+                rows.append([bits, search, round(loss, 4), file.stat().st_size, accuracy, *drop])
+                print(*rows[-1], sep="\t", flush=True)
+                with given.out.open("w", newline="") as stream:
+                    csv.writer(stream).writerows(rows)
+
+
+def calibration_loss(file: Path, model: str) -> float:
+    """The loss of the decoded file on the calibration images."""
+    task, network = make_task("cifar10", []), load_network(file, make_model(model, []))
+    total = count = 0.0
+    for inputs, targets in task.split("calibration"):
+        total += float(task.loss(network(inputs), targets)) * len(targets)
+        count += len(targets)
+    return total / count
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,202 @@
+"""LAPQ: post-training quantisation whose clips are found jointly, on the loss of a calibration set.
+
+Phase 1: for a given p, the clip of every tensor that minimises `mean |Q(x) - x|^p`: weights, then inputs of layers in
+forward order on the first calibration batch, each behind what is already rounded. Phase 2: p on 2 .. 4; the vertex of
+the parabola through the ten losses, or the best sample where it opens downward or lies outside. Phase 3: Powell's
+method on all clips together (as ratios to phase 2's), because at few bits their effects do not add up; the best point
+ever evaluated is kept (Nahshan et al. 2021).
+
+Departures: the grid of weights has a zero level (`zero_level` false: the paper's 2^b levels from -c to c); the mean of
+every output channel is restored by a stored offset, part of every evaluation, as in the authors' code; first and last
+layer get 8-bit weights and unrounded inputs unless `ends` says otherwise; inputs with negative values get signed
+levels; evaluations are capped, and more than 50 clips are searched in blocks.
+
+Needs the network's code and a calibration split with targets. It never sees the test split.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import numpy as np
+from scipy.optimize import minimize
+from torch import Tensor, nn
+
+from ..core.method import Method, RunFolder, TensorSource
+from ..core.model import Piece
+from ..core.task import Task
+from ..errors import InputError, UsageError
+from ..progress import progress
+from ..steps.evaluate import checked_batch
+from ..steps.layers import find_layers, frozen
+from ..steps.rounded import Rounded, WeightGrid
+from ..steps.sides import check_finite, keep, prepare_batch_norm, why_kept
+
+NORMS = np.linspace(2, 4, 10)
+BLOCK = 50  # clips that Powell's method moves together
+HUGE = 1e30
+
+
+def vertex(p: Sequence[float], losses: Sequence[float]) -> float | None:
+    """Where the parabola through `losses` over `p` is lowest; None if it opens downward or that lies outside.
+
+    >>> round(vertex([2, 3, 4], [1.0, 0.0, 1.0]), 6)
+    3.0
+    """
+    a, b, _ = np.polyfit(p, losses, 2)
+    lowest = -b / (2 * a) if a > 0 else np.inf
+    return float(lowest) if min(p) <= lowest <= max(p) else None
+
+
+class Search:
+    """The loss as a function of clip ratios, capped at `most` evaluations; the best point ever seen is kept."""
+
+    def __init__(self, rounded: Rounded, start: Sequence[float], loss: float, most: int) -> None:
+        self.rounded, self.start, self.most = rounded, np.asarray(start), most
+        self.best, self.least, self.count = np.ones(len(start)), loss, 0
+
+    def run(self, iterations: int) -> None:
+        """Powell's method on blocks of clips, `iterations` rounds of it."""
+        order = np.arange(len(self.start))
+        for _ in range(iterations):
+            for block in np.array_split(order, max(1, -(-len(order) // BLOCK))):
+                if self.count < self.most:
+                    self._powell(block)
+
+    def _powell(self, block: np.ndarray) -> None:
+        around = self.best.copy()
+
+        def loss(ratios: np.ndarray) -> float:
+            if self.count >= self.most:
+                raise StopIteration
+            if (ratios < 0.05).any() or (ratios > 4).any():
+                return HUGE
+            point = around.copy()
+            point[block] = ratios
+            self.count += 1
+            progress("searching clips", self.count, self.most)
+            self.rounded.set(list(point * self.start))
+            found = self.rounded.loss()
+            if found < self.least:
+                self.least, self.best = found, point
+            return found
+
+        try:
+            directions = np.eye(len(block)) * 0.1
+            minimize(loss, around[block], method="Powell", options={"maxiter": 1, "xtol": 0.05, "direc": directions})
+        except StopIteration:
+            return
+
+
+@dataclass(frozen=True)
+class Lapq(Method):
+    """Loss-aware post-training quantisation: `bits` per weight (2 to 8), `act_bits` per layer input (32: not rounded).
+
+    `search` stops early: "minmax" (no clipping), "l2" (mean squared error), "lp" (phase 2) or "powell". `samples` calibration images, at most
+    `evaluations` in phase 3.
+    """
+
+    needs: ClassVar[str] = "calibration"
+    reference: ClassVar[str] = """@article{nahshan2021lapq,
+  title = {Loss Aware Post-Training Quantization},
+  author = {Nahshan, Yury and Chmiel, Brian and Baskin, Chaim and Zheltonozhskii, Evgenii and Banner, Ron
+            and Bronstein, Alex M. and Mendelson, Avi},
+  journal = {Machine Learning}, year = {2021}, eprint = {1911.07190}
+}"""
+
+    bits: int = 4
+    act_bits: int = 32
+    search: Literal["minmax", "l2", "lp", "powell"] = "powell"
+    zero_level: bool = True
+    ends: Literal["8", "keep", "same"] = "8"
+    samples: int = 512
+    iterations: int = 2
+    evaluations: int = 1000
+
+    def __post_init__(self) -> None:
+        for bits in (self.bits, *([] if self.act_bits == 32 else [self.act_bits])):
+            if not 2 <= bits <= 8:
+                raise UsageError(f"bits is {bits}; lapq has 2 to 8, and 32 for inputs that are not rounded")
+        if self.bn == "fold" or min(self.samples, self.iterations, self.evaluations) < 1:
+            raise UsageError("lapq does not fold batch norm; samples, iterations and evaluations are at least 1")
+
+    def compress(
+        self,
+        source: TensorSource,
+        module: nn.Module | None = None,
+        task: Task | None = None,
+        run: RunFolder | None = None,
+    ) -> Iterator[Piece]:
+        """Every tensor, quantised or kept, and the rounding of inputs. **Raises** `UsageError`, `InputError`."""
+        if module is None or task is None:
+            raise UsageError("lapq calibrates: give the network's code (--model, module=) and --task (task=)")
+        rounded = self.prepare(source, module, task)
+        clips = self.clips(rounded)
+        rounded.set(clips)
+        found = dict(zip(rounded.names, clips, strict=True))
+        paired = prepare_batch_norm(source, self.bn, module)
+        for name, spec in paired.specs.items():
+            if name in rounded.grids:
+                entry = rounded.quantised(name, found[name])
+                yield name, type(entry)(entry.codes, entry.grid, spec.dtype)
+            else:
+                yield name, keep(paired.read(name), why_kept(name, spec, self) or "first or last layer", self.side)
+        for path in rounded.paths:
+            yield path, rounded.activation(path, found[path])
+
+    def prepare(self, source: TensorSource, module: nn.Module, task: Task) -> Rounded:
+        """The network with everything that will be rounded, and the calibration batches."""
+        batches = calibration(task, self.samples)
+        network = deepcopy(module).float().eval().requires_grad_(False)
+        with frozen(network):
+            layers = find_layers(network, batches[0][0][:2])
+        wanted = [layer for layer in layers if why_kept(layer.weight, source.specs[layer.weight], self) is None]
+        if not wanted:
+            raise InputError("no layer of this network can be quantised (256 weights, not excluded)")
+        ends = {wanted[0].weight, wanted[-1].weight} if self.ends != "same" else set()
+        for name in {layer.weight for layer in wanted}:
+            check_finite(name, source.read(name))
+        grids = {
+            layer.weight: WeightGrid(8 if layer.weight in ends else self.bits, self.zero_level, 0)
+            for layer in wanted
+            if not (layer.weight in ends and self.ends == "keep")
+        }
+        inputs = [layer.path for layer in wanted if layer.weight not in ends] if self.act_bits != 32 else []
+        return Rounded(network, task, batches, grids, inputs, self.act_bits)
+
+    def clips(self, rounded: Rounded) -> list[float]:
+        """The clips of all weights and inputs, by the phases that `search` asks for."""
+        if self.search in ("minmax", "l2"):
+            return rounded.norm_clips(math.inf if self.search == "minmax" else 2.0)
+        tried: list[tuple[float, list[float]]] = []
+        for done, p in enumerate(NORMS):
+            clips = rounded.norm_clips(float(p))
+            tried.append((rounded.loss(), clips))
+            progress("choosing the norm", done + 1, len(NORMS))
+        lowest = vertex(list(NORMS), [loss for loss, _ in tried])
+        if lowest is not None:
+            clips = rounded.norm_clips(lowest)
+            tried.append((rounded.loss(), clips))
+        loss, clips = min(tried, key=lambda pair: pair[0])
+        if self.search == "lp":
+            return clips
+        search = Search(rounded, clips, loss, self.evaluations)
+        search.run(self.iterations)
+        return list(search.best * search.start)
+
+
+def calibration(task: Task, samples: int) -> list[tuple[Tensor, Tensor]]:
+    """The first `samples` images of the calibration split, in its batches. **Raises** `InputError` if it is empty."""
+    found, count = [], 0
+    for batch in task.split("calibration"):
+        inputs, targets = checked_batch(batch, "calibration")
+        left = samples - count
+        found.append((inputs[:left], targets[:left]))
+        count += len(found[-1][0])
+        if count >= samples:
+            break
+    if not count:
+        raise InputError("the calibration split of the task is empty: give it at least one batch")
+    return found

@@ -43,6 +43,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--lr", type=float, default=0.02)
     parser.add_argument("--distill", type=float, default=0.0)
+    parser.add_argument("--compile", action="store_true")
     given = parser.parse_args()
     given.work.mkdir(parents=True, exist_ok=True)
     common = ["--epochs", given.epochs, "--lr", given.lr]
@@ -58,6 +59,7 @@ def main() -> None:
                 name = f"{method}{bits}-seed{seed}"
                 flags = ["--method", method, "--bits", bits, "--act-bits", bits, "--granularity", "channel"]
                 flags += ["--seed", seed, "--distill", given.distill, "--from", start, *common]
+                flags += ["--compile"] if given.compile else []
                 file = trained(plain, name, given.work, *flags)
                 start = given.work / name
                 judged = run("eval", file, "--model", "resnet20", "--task", "cifar10", "--against", plain)

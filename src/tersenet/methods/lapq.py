@@ -94,8 +94,8 @@ class Search:
 class Lapq(Method):
     """Loss-aware post-training quantisation: `bits` per weight (2 to 8), `act_bits` per layer input (32: not rounded).
 
-    `search` stops early: "minmax" (no clipping), "l2" (mean squared error), "lp" (phase 2) or "powell". `samples` calibration images, at most
-    `evaluations` in phase 3.
+    `search` stops early: "minmax" (no clipping), "l2" (mean squared error), "lp" (phase 2) or "powell". `samples`
+    calibration images, at most `evaluations` in phase 3.
     """
 
     needs: ClassVar[str] = "calibration"

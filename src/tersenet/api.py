@@ -145,6 +145,9 @@ def _check_globs(method: Method, source: TensorSource) -> None:
     for glob in method.include:
         if not any(fnmatchcase(name, glob) for name in source.specs):
             raise UsageError(f"--include {glob!r} matches no tensor; the first are {', '.join(list(source.specs)[:5])}")
+    for glob in method.layer_bits:
+        if not any(fnmatchcase(name, glob) for name in source.specs):
+            raise UsageError(f"layer_bits names {glob!r}, which matches no tensor")
 
 
 def _prepared(what: nn.Module | str | Path, module: nn.Module | None) -> tuple[TensorSource, nn.Module | None]:

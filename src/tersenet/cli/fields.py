@@ -1,8 +1,11 @@
 """A method's dataclass fields as command-line flags: `target_bits: float | None` is `--target-bits 3`."""
 
 import dataclasses
+import json
 import types
 import typing
+from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
@@ -39,11 +42,25 @@ def build_method(name: str, flags: list[str]) -> "Method":
     return cls(**values)
 
 
+def _read_bits(flag: str, path: Path) -> dict[str, int]:
+    """A JSON object of names and bits. **Raises** `UsageError`."""
+    try:
+        content = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{flag} {path}: not a file with a JSON object ({error})") from error
+    bits = content.get("layer_bits", content) if isinstance(content, dict) else {}
+    if not isinstance(bits, dict) or not bits or not all(type(value) is int for value in bits.values()):
+        raise UsageError(f'{flag} {path}: expected {{"name of a weight": bits, ...}}, got {str(content)[:60]}')
+    return bits
+
+
 def _convert(flag: str, kind: Any, text: str) -> Any:
     if isinstance(kind, types.UnionType):
         kind = next(part for part in typing.get_args(kind) if part is not type(None))
     if typing.get_origin(kind) is tuple:
         kind = typing.get_args(kind)[0]
+    if typing.get_origin(kind) is Mapping:
+        return _read_bits(flag, Path(text))
     if typing.get_origin(kind) is typing.Literal:
         if text not in typing.get_args(kind):
             raise UsageError(f"{flag} is {text!r}; it may be {', '.join(map(str, typing.get_args(kind)))}")

@@ -2,7 +2,8 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol
 
@@ -55,8 +56,10 @@ class Method(ABC):
 
     Class facts: `needs` is "nothing", "calibration" or "training"; `reference` is BibTeX. The fields here are those of
     every method: which tensors it may quantise (globs over names; `exclude` wins), how it keeps the others (`side`:
-    "fp16" where every element survives to 2^-10 relative, or "exact") and what it does with batch norm (`bn`: "keep"
-    the four vectors, "pair" = scale and shift only, "fold" = the scale goes into the weights before it).
+    "fp16" where every element survives to 2^-10 relative, or "exact"), what it does with batch norm (`bn`: "keep"
+    the four vectors, "pair" = scale and shift only, "fold" = the scale goes into the weights before it), and widths
+    that differ from layer to layer (`layer_bits`: name or glob of a weight -> bits, the first that matches; the rates
+    of `vlcq` differ as they do, under its own budget).
     """
 
     needs: ClassVar[str] = "nothing"
@@ -66,6 +69,11 @@ class Method(ABC):
     exclude: tuple[str, ...] = ()
     side: Literal["fp16", "exact"] = "fp16"
     bn: Literal["keep", "pair", "fold"] = "keep"
+    layer_bits: Mapping[str, int] = field(default_factory=dict)
+
+    def bits_of(self, name: str, otherwise: int) -> int:
+        """The width that `layer_bits` gives the weight called `name`."""
+        return next((bits for glob, bits in self.layer_bits.items() if fnmatchcase(name, glob)), otherwise)
 
     @abstractmethod
     def compress(
@@ -95,7 +103,7 @@ class Method(ABC):
     def model(self, source: TensorSource, pieces: Iterable[Piece]) -> CompressedModel:
         """The compressed model of what `compress` yields, with all else that belongs to `source`, and provenance."""
         tensors, activations = gathered(pieces)
-        fields = {key: value for key, value in asdict(self).items() if value not in (None, ())}
+        fields = {key: value for key, value in asdict(self).items() if value not in (None, (), {})}
         noted = {"notes": list(self.notes)} if self.notes else {}
         versions = {"tersenet": __version__, "torch": torch.__version__}
         return CompressedModel(

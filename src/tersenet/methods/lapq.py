@@ -116,7 +116,7 @@ class Lapq(Method):
     evaluations: int = 1000
 
     def __post_init__(self) -> None:
-        for bits in (self.bits, *([] if self.act_bits == 32 else [self.act_bits])):
+        for bits in (self.bits, *([] if self.act_bits == 32 else [self.act_bits]), *self.layer_bits.values()):
             if not 2 <= bits <= 8:
                 raise UsageError(f"bits is {bits}; lapq has 2 to 8, and 32 for inputs that are not rounded")
         if self.bn == "fold" or min(self.samples, self.iterations, self.evaluations) < 1:
@@ -159,7 +159,9 @@ class Lapq(Method):
         for name in {layer.weight for layer in wanted}:
             check_finite(name, source.read(name))
         grids = {
-            layer.weight: WeightGrid(8 if layer.weight in ends else self.bits, self.zero_level, 0)
+            layer.weight: WeightGrid(
+                self.bits_of(layer.weight, 8 if layer.weight in ends else self.bits), self.zero_level, 0
+            )
             for layer in wanted
             if not (layer.weight in ends and self.ends == "keep")
         }

@@ -109,7 +109,8 @@ class Rtn(Method):
         source = prepare_batch_norm(source, self.bn, module)
         for name, spec in source.specs.items():
             tensor, reason = source.read(name), why_kept(name, spec, self)
-            yield name, self.quantize(name, tensor, spec.axis) if reason is None else keep(tensor, reason, self.side)
+            chosen = replace(self, bits=self.bits_of(name, self.bits)) if self.layer_bits else self
+            yield name, chosen.quantize(name, tensor, spec.axis) if reason is None else keep(tensor, reason, self.side)
 
     def quantize(self, name: str, tensor: Tensor, axis: int = 0) -> QTensor:
         """`tensor` (called `name` in errors) on its grid. **Raises** `WeightError` for a NaN or an infinity."""

@@ -16,6 +16,7 @@ lost: see docs/design/0006. Needs nothing but the weights; `--calibrate` uses th
 synthesis.
 """
 
+import math
 import warnings
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
@@ -110,6 +111,12 @@ class Plan:
             self.replaced[norm] = self.source.read(norm) / scale.to(self.source.specs[norm].dtype)
             if bias in self.source.specs:  # it is added before the batch norm, so it is scaled like the rows
                 self.replaced[bias] = self.source.read(bias) * scale.to(self.source.specs[bias].dtype)
+
+    def follow(self, bits: Mapping[str, int]) -> None:
+        """Make the rates of the tensors in `bits` differ as their bits do (step ~ spread / 2^bits); their mean stays."""
+        wanted = {name: math.log2(float(self.samples[name].std()) or 1.0) - width for name, width in bits.items()}
+        shift = sum(math.log2(self.units[name]) - wanted[name] for name in wanted) / max(1, len(wanted))
+        self.units.update({name: 2.0 ** (exponent + shift) for name, exponent in wanted.items()})
 
     def step(self, name: str, c: float) -> float:
         """The step of a tensor at the common step `c`, in fp32; not so small that codes outgrow fp32's integers."""
@@ -206,6 +213,9 @@ class Vlcq(Method):
                 made[c] = dict(plan.entries(c))
             return iter(made[c].items())
 
+        if self.layer_bits:
+            given = {name: self.bits_of(name, 0) for name in plan.units}
+            plan.follow({name: bits for name, bits in given.items() if bits})
         around = self.model(original, ())
         if self.max_bytes is not None:
             goal, rest, what = self.max_bytes, 0, f"a file of {self.max_bytes:,} bytes"

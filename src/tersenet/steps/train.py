@@ -72,7 +72,7 @@ class TrainedMethod(Method):
     def __post_init__(self) -> None:
         if self.estimator not in RULES:
             raise UsageError(f"estimator is {self.estimator!r}; it may be {', '.join(RULES)}")
-        for bits in (self.bits, *self.stages):
+        for bits in (self.bits, *self.stages, *self.layer_bits.values()):
             if bits != FULL:
                 self.levels(bits)
         if self.act_bits != FULL:
@@ -151,7 +151,8 @@ class TrainedMethod(Method):
         check_finite(name, weight)
         axis = spec.axis if self.granularity == "channel" else None
         typed = weight.to(spec.dtype)
-        made = eight_bits(typed, axis) if end else self.quantizer(typed, self.levels(bits), axis, normed)
+        bits = self.bits_of(name, 8 if end else bits)
+        made = eight_bits(typed, axis) if end and bits == 8 else self.quantizer(typed, self.levels(bits), axis, normed)
         return made.to(weight.device)
 
     def _input(self, layer: Layer) -> InputQuantizer:

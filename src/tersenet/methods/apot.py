@@ -16,15 +16,10 @@ Needs the network's code and training data.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
-from torch import Tensor
-
-from ..core.levels import Levels
 from ..quantizers.activation import Range
-from ..quantizers.clip import learned_clip
-from ..quantizers.powers import additive_magnitudes, check_bits, with_signs, without_signs
-from ..quantizers.quantizer import Quantizer
+from ..quantizers.bases import FirstClip
 from ..steps.train import TrainedMethod
 
 
@@ -40,18 +35,14 @@ class Apot(TrainedMethod):
 
     estimator: str = "ste"
     range: Range = "rcf"
-    first_clip: Literal["mse", "paper"] = "mse"
+    first_clip: FirstClip = "mse"
 
-    def levels(self, bits: int) -> Levels:
-        """Sums of powers of two with a sign."""
-        check_bits("apot", bits, 2, 8)
-        return with_signs(additive_magnitudes(bits - 1))
+    @property
+    def first(self) -> FirstClip:
+        """`first_clip`."""
+        return self.first_clip
 
-    def input_levels(self, bits: int, signed: bool) -> Levels:
-        """Sums of powers of two, with a sign if there were negative inputs."""
-        check_bits("apot", bits, 2, 8)
-        return with_signs(additive_magnitudes(bits - 1)) if signed else without_signs(additive_magnitudes(bits))
-
-    def quantizer(self, weight: Tensor, levels: Levels, axis: int | None, normed: bool) -> Quantizer:
-        """A learned clip per tensor or channel, on normalised weights."""
-        return learned_clip(weight, levels, self.rule, axis, normed, self.first_clip, self.remedy)
+    @property
+    def levels_name(self) -> str:
+        """Which levels of `quantizers.bases`."""
+        return "apot"

@@ -113,7 +113,8 @@ class Plan:
                 self.replaced[bias] = self.source.read(bias) * scale.to(self.source.specs[bias].dtype)
 
     def follow(self, bits: Mapping[str, int]) -> None:
-        """Make the rates of the tensors in `bits` differ as their bits do (step ~ spread / 2^bits); their mean stays."""
+        """Make the rates of the tensors in `bits` differ as their bits do (step ~ spread / 2^bits); their mean
+        stays."""
         wanted = {name: math.log2(float(self.samples[name].std()) or 1.0) - width for name, width in bits.items()}
         shift = sum(math.log2(self.units[name]) - wanted[name] for name in wanted) / max(1, len(wanted))
         self.units.update({name: 2.0 ** (exponent + shift) for name, exponent in wanted.items()})

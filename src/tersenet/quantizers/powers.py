@@ -7,7 +7,6 @@ divided by the largest level.
 from itertools import product
 
 from ..core.levels import Integers, Levels, Points
-from ..errors import UsageError
 
 
 def power_magnitudes(bits: int) -> tuple[int, ...]:
@@ -55,12 +54,6 @@ def with_signs(magnitudes: tuple[int, ...]) -> Levels:
 def without_signs(magnitudes: tuple[int, ...]) -> Levels:
     """The magnitudes."""
     return _levels(magnitudes)
-
-
-def check_bits(name: str, bits: int, least: int, most: int) -> None:
-    """**Raises** `UsageError` unless `bits` is in the range."""
-    if not least <= bits <= most:
-        raise UsageError(f"bits is {bits}; {name} has {least} to {most}, or 32 for full precision")
 
 
 def _levels(values: tuple[int, ...]) -> Levels:

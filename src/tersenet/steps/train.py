@@ -16,7 +16,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from ..core.levels import Integers, Levels
+from ..core.levels import Integers
 from ..core.method import Method, RunFolder, TensorSource
 from ..core.model import Piece, TensorSpec
 from ..core.task import Task
@@ -24,6 +24,7 @@ from ..errors import InputError, UsageError
 from ..files.terse import load
 from ..quantizers import attach
 from ..quantizers.activation import InputQuantizer, Range
+from ..quantizers.bases import BASES, Base, FirstClip
 from ..quantizers.estimators import RULES
 from ..quantizers.project import Rule
 from ..quantizers.quantizer import Quantizer
@@ -74,9 +75,9 @@ class TrainedMethod(Method):
             raise UsageError(f"estimator is {self.estimator!r}; it may be {', '.join(RULES)}")
         for bits in (self.bits, *self.stages, *self.layer_bits.values()):
             if bits != FULL:
-                self.levels(bits)
+                self.base.check(bits)
         if self.act_bits != FULL:
-            self.input_levels(self.act_bits, False)
+            self.base.check(self.act_bits)
         if not 0 <= self.distill <= 1:
             raise UsageError(f"distill is {self.distill}; it is a share, from 0 to 1")
         if self.epochs < 0 or self.lr <= 0:
@@ -84,17 +85,20 @@ class TrainedMethod(Method):
         if self.bn == "fold":
             raise UsageError("--bn fold cannot be trained; use --bn pair or --bn keep")
 
+    @property
     @abstractmethod
-    def levels(self, bits: int) -> Levels:
-        """The levels of a weight of `bits` bits. **Raises** `UsageError` for a number it does not have."""
+    def levels_name(self) -> str:
+        """Which levels of `quantizers.bases`."""
 
-    @abstractmethod
-    def input_levels(self, bits: int, signed: bool) -> Levels:
-        """The levels of a layer's input."""
+    @property
+    def first(self) -> FirstClip:
+        """Where clips start, for levels that have them."""
+        return "mse"
 
-    @abstractmethod
-    def quantizer(self, weight: Tensor, levels: Levels, axis: int | None, normed: bool) -> Quantizer:
-        """The quantizer of a weight; `normed` says that a batch norm of its own follows."""
+    @property
+    def base(self) -> Base:
+        """The levels."""
+        return BASES[self.levels_name]
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -152,11 +156,13 @@ class TrainedMethod(Method):
         axis = spec.axis if self.granularity == "channel" else None
         typed = weight.to(spec.dtype)
         bits = self.bits_of(name, 8 if end else bits)
-        made = eight_bits(typed, axis) if end and bits == 8 else self.quantizer(typed, self.levels(bits), axis, normed)
-        return made.to(weight.device)
+        if end and bits == 8:
+            return eight_bits(typed, axis).to(weight.device)
+        levels, base = self.base.weights(bits), self.base
+        return base.build(typed, levels, self.rule, axis, normed, self.remedy, self.first).to(weight.device)
 
     def _input(self, layer: Layer) -> InputQuantizer:
-        return InputQuantizer(self.range, partial(self.input_levels, self.act_bits))
+        return InputQuantizer(self.range, partial(self.base.inputs, self.act_bits))
 
     def compress(
         self,

@@ -79,7 +79,7 @@ def test_codes_are_integers_that_rebuild_the_values(file: Path, tmp_path: Path) 
         (
             ["compress", "{net}", "-o", "{tmp}/o.terse", "--method", "magic"],
             2,
-            "the methods are apot, lapq, lsq, pot, rtn, vlcq",
+            "the methods are apot, imprint, lapq, lsq, pot, rtn, vlcq",
         ),
         (["compress", "{net}", "-o", "{tmp}/o.terse", "--bots", "3"], 2, "vlcq has no option '--bots'; it has --bn"),
         (["compress", "{net}", "-o", "{tmp}/o.terse", "--target-bits", "many"], 2, "must be float"),

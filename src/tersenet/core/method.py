@@ -83,7 +83,8 @@ class Method(ABC):
         task: Task | None = None,
         run: RunFolder | None = None,
     ) -> Iterator[Piece]:
-        """Yield every tensor of `source`, compressed or kept, one at a time and in order, then any activations.
+        """Yield every tensor of `source`, compressed or kept, one at a time and in order, then any activations and
+        findings.
 
         `module` holds the weights of `source` where its code is known, and is left as it was; `task` has no test
         split. A method that can do without either accepts None, the others raise `UsageError`. `run` is for methods
@@ -102,14 +103,21 @@ class Method(ABC):
 
     def model(self, source: TensorSource, pieces: Iterable[Piece]) -> CompressedModel:
         """The compressed model of what `compress` yields, with all else that belongs to `source`, and provenance."""
-        tensors, activations = gathered(pieces)
+        tensors, activations, findings = gathered(pieces)
         fields = {key: value for key, value in asdict(self).items() if value not in (None, (), {})}
         noted = {"notes": list(self.notes)} if self.notes else {}
         versions = {"tersenet": __version__, "torch": torch.__version__}
         return CompressedModel(
             tensors,
             aliases=source.aliases,
-            provenance={"method": self.name, "fields": fields, "versions": versions, "input": source.digest(), **noted},
+            provenance={
+                "method": self.name,
+                "fields": fields,
+                "versions": versions,
+                "input": source.digest(),
+                **noted,
+                **findings,
+            },
             layout=source.layout,
             attachments=source.attachments,
             batch_norm=self.bn,

@@ -62,8 +62,15 @@ class KeptTensor:
         return self.tensor.shape
 
 
+@dataclass(frozen=True)
+class Finding:
+    """What a method found out on the way (scores, bits), as JSON for the provenance."""
+
+    facts: Any
+
+
 Entry = QTensor | KeptTensor
-Piece = tuple[str, Entry | Activation]
+Piece = tuple[str, Entry | Activation | Finding]
 
 
 @dataclass(frozen=True)
@@ -196,13 +203,16 @@ def _assign(module: nn.Module, keys: list[str], value: Tensor) -> None:
             owner._buffers[leaf] = value
 
 
-def gathered(pieces: Iterable[Piece]) -> tuple[dict[str, Entry], dict[str, Activation]]:
-    """The tensors and the activations among what a method yields."""
+def gathered(pieces: Iterable[Piece]) -> tuple[dict[str, Entry], dict[str, Activation], dict[str, Any]]:
+    """The tensors, the activations and the findings (by name) among what a method yields."""
     tensors: dict[str, Entry] = {}
     activations: dict[str, Activation] = {}
+    findings: dict[str, Any] = {}
     for name, piece in pieces:
         if isinstance(piece, Activation):
             activations[name] = piece
+        elif isinstance(piece, Finding):
+            findings[name] = piece.facts
         else:
             tensors[name] = piece
-    return tensors, activations
+    return tensors, activations, findings

@@ -13,7 +13,7 @@ from .. import codec
 from ..core.activation import Activation
 from ..core.grid import Codebook, Grid, Uniform
 from ..core.levels import Integers, Points
-from ..core.model import CompressedModel, Entry, KeptTensor, Piece, QTensor, TensorSpec
+from ..core.model import CompressedModel, Entry, Finding, KeptTensor, Piece, QTensor, TensorSpec
 from .atomic import replacing_file
 from .layout import ACTIVATIONS, CONSTANT_BYTES, GRIDS, RAW_BYTES, ZSTD_BYTES, Field, Record
 from .reader import Reader
@@ -111,9 +111,12 @@ class LazyTensors(Mapping[str, Entry]):
 def _write(stream: BinaryIO | RawIOBase, pieces: Iterable[Piece], around: CompressedModel, effort: str) -> int:
     writer = Writer(stream)
     activations: dict[str, Any] = {}
+    findings: dict[str, Any] = {}
     for name, piece in pieces:
         if isinstance(piece, Activation):
             activations[name] = _activation(piece)
+        elif isinstance(piece, Finding):
+            findings[name] = piece.facts
         else:
             writer.add(*(_quantised(name, piece, effort) if isinstance(piece, QTensor) else _kept(name, piece)))
     for name in sorted(around.attachments):
@@ -122,7 +125,7 @@ def _write(stream: BinaryIO | RawIOBase, pieces: Iterable[Piece], around: Compre
         writer.add_section(ACTIVATIONS, activations)
     return writer.close(
         aliases=dict(around.aliases),
-        provenance=dict(around.provenance),
+        provenance={**around.provenance, **findings},
         layout=dict(around.layout),
         batch_norm="" if around.batch_norm == "keep" else around.batch_norm,
     )

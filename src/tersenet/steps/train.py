@@ -11,14 +11,14 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from ..core.levels import Integers
 from ..core.method import Method, RunFolder, TensorSource
-from ..core.model import Piece, TensorSpec
+from ..core.model import Finding, Piece, TensorSpec
 from ..core.task import Task
 from ..errors import InputError, UsageError
 from ..files.terse import load
@@ -75,9 +75,9 @@ class TrainedMethod(Method):
             raise UsageError(f"estimator is {self.estimator!r}; it may be {', '.join(RULES)}")
         for bits in (self.bits, *self.stages, *self.layer_bits.values()):
             if bits != FULL:
-                self.base.check(bits)
+                self.kind.check(bits)
         if self.act_bits != FULL:
-            self.base.check(self.act_bits)
+            self.kind.check(self.act_bits)
         if not 0 <= self.distill <= 1:
             raise UsageError(f"distill is {self.distill}; it is a share, from 0 to 1")
         if self.epochs < 0 or self.lr <= 0:
@@ -96,7 +96,7 @@ class TrainedMethod(Method):
         return "mse"
 
     @property
-    def base(self) -> Base:
+    def kind(self) -> Base:
         """The levels."""
         return BASES[self.levels_name]
 
@@ -158,11 +158,11 @@ class TrainedMethod(Method):
         bits = self.bits_of(name, 8 if end else bits)
         if end and bits == 8:
             return eight_bits(typed, axis).to(weight.device)
-        levels, base = self.base.weights(bits), self.base
-        return base.build(typed, levels, self.rule, axis, normed, self.remedy, self.first).to(weight.device)
+        levels = self.kind.weights(bits)
+        return self.kind.build(typed, levels, self.rule, axis, normed, self.remedy, self.first).to(weight.device)
 
     def _input(self, layer: Layer) -> InputQuantizer:
-        return InputQuantizer(self.range, partial(self.base.inputs, self.act_bits))
+        return InputQuantizer(self.range, partial(self.kind.inputs, self.act_bits))
 
     def compress(
         self,
@@ -180,6 +180,7 @@ class TrainedMethod(Method):
         folder = None if run is None else Run(run.folder, identity, run.resume)
         saved = None if folder is None else folder.state
         network = deepcopy(module).float().to(processes.device)
+        method, findings = self.plan(network, source, task)
         teacher = deepcopy(network).eval().requires_grad_(False) if self.distill else None
         if run is not None and run.start is not None:
             begin_with(network, run.start)
@@ -191,7 +192,7 @@ class TrainedMethod(Method):
             base = {name: value.clone() for name, value in network.state_dict().items()}
             bits, train = stages[stage], inputs_of(task.split("train"), processes.device)
             torch.manual_seed(self.seed)
-            self.attach(network, source.specs, train, bits, source.aliases)
+            method.attach(network, source.specs, train, bits, source.aliases)
             if saved is not None and "finished" in saved:
                 network.load_state_dict(saved["model"])
                 network.eval()
@@ -220,6 +221,11 @@ class TrainedMethod(Method):
                 state = {"stage": stage, "base": base, "model": network.state_dict()}
                 folder.save({**state, "finished": attach.latent_state(network)})
         yield from self.pieces(network, source)
+        yield from ((name, Finding(facts)) for name, facts in findings.items())
+
+    def plan(self, network: nn.Module, source: TensorSource, task: Task) -> tuple["TrainedMethod", Mapping[str, Any]]:
+        """The method with everything chosen that depends on the network, and what to record about it."""
+        return self, {}
 
     def _schedule(self) -> Schedule:
         return Schedule(

@@ -9,7 +9,7 @@ import sys
 import typer
 
 from ..errors import TersenetError, UsageError
-from . import compress, decompress, demo, evaluate, inspect, methods, verify
+from . import compress, decompress, demo, evaluate, inspect, methods, sensitivity, verify
 
 app = typer.Typer(
     name="tersenet",
@@ -23,6 +23,7 @@ app.command("inspect")(inspect.command)
 app.command("verify")(verify.command)
 app.command("decompress")(decompress.command)
 app.command("eval")(evaluate.command)
+app.command("sensitivity")(sensitivity.command)
 app.command("methods")(methods.command)
 app.command("demo")(demo.command)
 

@@ -1,0 +1,105 @@
+"""`tersenet sensitivity`: what every layer costs to quantise, how important it is, and bits for it."""
+
+import json
+from dataclasses import asdict
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .output import Force, Json, print_json, print_table, progress_bar
+
+
+class Score(StrEnum):
+    """How importance is measured."""
+
+    imprint = "imprint"
+    fisher = "fisher"
+    hessian = "hessian"
+
+
+def command(
+    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint or a .terse file.")],
+    model: Annotated[str, typer.Option(help="The network's code: module:function, FILE.py:function, or a name.")],
+    task: Annotated[str, typer.Option(help="Data: module:function, FILE.py:function, digits, mnist or cifar10.")],
+    model_arg: Annotated[list[str] | None, typer.Option(help="name=value for --model; may be repeated.")] = None,
+    task_arg: Annotated[list[str] | None, typer.Option(help="name=value for --task; may be repeated.")] = None,
+    score: Annotated[Score, typer.Option(help="How importance is measured.")] = Score.imprint,
+    bits: Annotated[int, typer.Option(help="The width that layers are rounded to, 2 to 8.")] = 4,
+    average_bits: Annotated[float | None, typer.Option(help="Choose bits for layers (8, 4, 2) with this mean.")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write them here, for --layer-bits.")] = None,
+    picture: Annotated[Path | None, typer.Option(help="Draw the costs here (needs matplotlib).")] = None,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Quantise one layer at a time, and all but one; score every layer; optionally choose bits for each."""
+    from ..api import load_network
+    from ..errors import UsageError
+    from ..files.atomic import replacing_file
+    from ..steps.allocate import average, ladder
+    from ..steps.importance import rank
+    from ..steps.survey import survey
+    from .factory import make_model, make_task
+
+    if not 2 <= bits <= 8:
+        raise UsageError(f"--bits is {bits}; it may be 2 to 8")
+    if output is not None and average_bits is None:
+        raise UsageError("--output writes the bits of layers: give --average-bits")
+    network = load_network(checkpoint, make_model(model, model_arg or []))
+    with progress_bar():
+        rows = survey(network, make_task(task, task_arg or []).for_method(), bits, score.value)
+    facts: dict[str, object] = {"bits": bits, "score": score.value, "layers": [asdict(row) for row in rows]}
+    if average_bits is not None:
+        names, sizes = [row.name for row in rows], {row.name: row.weights for row in rows}
+        pinned = dict.fromkeys((names[0], names[-1]), 8)
+        order = rank({row.name: row.score for row in rows if row.name not in pinned})
+        chosen = ladder(order, (8, 4, 2), lambda found: average(sizes, found), average_bits, pinned)
+        facts |= {"layer_bits": chosen, "average_bits": average(sizes, chosen)}
+        if output is not None:
+            with replacing_file(output, force=force) as stream:
+                stream.write(json.dumps(facts, indent=1, default=str).encode())
+    if picture is not None:
+        _draw(picture, [(row.name, row.loss_alone, row.loss_kept) for row in rows], bits)
+    if as_json:
+        print_json(facts)
+        return
+    cells = [
+        (row.name, f"{row.bytes:,}", f"{row.score:.4g}", *map(_signed, (row.loss_alone, row.agreement_alone * 100)),
+         *map(_signed, (row.loss_kept, row.agreement_kept * 100)))
+        for row in rows
+    ]  # fmt: skip
+    columns = (
+        "layer",
+        ">bytes",
+        f">{score.value}",
+        ">loss, alone",
+        ">agreement, points",
+        ">loss, kept",
+        ">agreement, points",
+    )
+    print_table(f"{checkpoint} at {bits} bits: only this layer quantised, and all but it", columns, cells)
+    if average_bits is not None:
+        print(f"bits by layer, {facts['average_bits']:.3f} on average: {json.dumps(facts['layer_bits'])}")
+
+
+def _signed(change: float) -> str:
+    return f"{change:+.3f}"
+
+
+def _draw(path: Path, rows: list[tuple[str, float, float]], bits: int) -> None:
+    """Bars of the loss when only this layer is quantised."""
+    from ..errors import UsageError
+
+    try:
+        import matplotlib
+    except ImportError as error:
+        raise UsageError("--picture needs matplotlib: pip install matplotlib") from error
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(8, 0.25 * len(rows) + 1))
+    axes.barh([name for name, _, _ in rows][::-1], [alone for _, alone, _ in rows][::-1])
+    axes.set_xlabel(f"loss added when only this layer has {bits} bits")
+    figure.tight_layout()
+    figure.savefig(path, dpi=130)

@@ -1,0 +1,94 @@
+"""Layer by layer: what quantising costs, when only this layer is quantised and when only it is kept."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ..core.task import Task
+from ..errors import InputError
+from ..progress import progress
+from ..quantizers.bases import BASES
+from ..quantizers.estimators import clipped
+from .importance import Batch, fisher, hessian, imprint, replaced
+from .layers import find_layers, frozen
+
+BATCHES = 4  # that curvature is measured on
+
+
+@dataclass(frozen=True)
+class LayerCost:
+    """One layer: its weights and their bytes, its score, and changes of the mean loss and of the agreement with the
+    unquantised network when only it is quantised (`alone`) and when everything else is (`kept`)."""
+
+    name: str
+    weights: int
+    bytes: int
+    score: float
+    loss_alone: float
+    agreement_alone: float
+    loss_kept: float
+    agreement_kept: float
+
+
+def scores_of(kind: str, module: nn.Module, task: Task, names: Sequence[str], seed: int) -> dict[str, float]:
+    """The score of every weight in `names`: "imprint", "fisher" or "hessian"."""
+    batches = list(task.split("calibration"))
+    if kind == "imprint":
+        found = imprint(module, batches, task.split("validation"), seed).scores()
+        return {name: found.get(name, float("nan")) for name in names}
+    chosen = batches[:BATCHES]
+    return fisher(module, task, names, chosen) if kind == "fisher" else hessian(module, task, names, chosen, seed)
+
+
+def survey(module: nn.Module, task: Task, bits: int = 4, kind: str = "imprint", seed: int = 0) -> list[LayerCost]:
+    """Every layer of `module` in the order they run, rounded to `bits` bits (uniform, one scale, least squares).
+
+    Losses are on the calibration split, agreements too (they need no labels). The module is left as it was.
+
+    **Raises** `InputError` if the calibration split is empty or there is no layer.
+    """
+    batches = list(task.split("calibration"))
+    if not batches:
+        raise InputError("the calibration split of the task is empty: give it at least one batch")
+    with frozen(module):
+        names = list(dict.fromkeys(layer.weight for layer in find_layers(module, batches[0][0][:2])))
+    if not names:
+        raise InputError(f"{type(module).__name__} runs no convolution or linear layer: there is nothing to survey")
+    scores = scores_of(kind, module, task, names, seed)
+    with frozen(module):
+        rounded = {name: _rounded(module.get_parameter(name).detach(), bits) for name in names}
+        reference = [module(inputs) for inputs, _ in batches]
+        base = _measure(module, task, batches, reference)
+        rows = []
+        for done, name in enumerate(names):
+            with replaced(module, {name: rounded[name]}):
+                alone = _measure(module, task, batches, reference)
+            with replaced(module, {other: value for other, value in rounded.items() if other != name}):
+                kept = _measure(module, task, batches, reference)
+            weight = module.get_parameter(name)
+            size = weight.numel() * weight.element_size()
+            changes = (alone[0] - base[0], alone[1] - 1, kept[0] - base[0], kept[1] - 1)
+            rows.append(LayerCost(name, weight.numel(), size, scores[name], *changes))
+            progress("quantising one layer at a time", done + 1, len(names))
+    return rows
+
+
+def _rounded(weight: Tensor, bits: int) -> Tensor:
+    kind = BASES["uniform"]
+    return kind.build(weight, kind.weights(bits), clipped, None, False, "none", "mse").freeze(weight).dequantize()
+
+
+def _measure(
+    module: nn.Module, task: Task, batches: Sequence[Batch], reference: Sequence[Tensor]
+) -> tuple[float, float]:
+    """Mean loss, and mean agreement with the reference outputs."""
+    loss = agree = count = 0.0
+    with torch.no_grad():
+        for (inputs, targets), expected in zip(batches, reference, strict=True):
+            outputs = module(inputs)
+            loss += float(task.loss(outputs, targets)) * len(targets)
+            agree += float(task.agreement(outputs, expected).sum())
+            count += len(targets)
+    return loss / count, agree / count

@@ -13,7 +13,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from .api import attach, compress, freeze, load, penalty
     from .core.grid import Codebook, Uniform
-    from .core.method import Method
+    from .core.method import Method, RunFolder
     from .core.model import CompressedModel, KeptTensor, QTensor
     from .core.task import Task
     from .files.terse import save
@@ -31,6 +31,7 @@ _HOMES = {
     "Uniform": "core.grid",
     "Codebook": "core.grid",
     "Method": "core.method",
+    "RunFolder": "core.method",
     "Task": "core.task",
 }
 __all__ = [
@@ -39,6 +40,7 @@ __all__ = [
     "KeptTensor",
     "Method",
     "QTensor",
+    "RunFolder",
     "Task",
     "Uniform",
     "__version__",

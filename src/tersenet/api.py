@@ -32,12 +32,14 @@ def compress(
     *,
     module: nn.Module | None = None,
     task: Task | None = None,
+    run: RunFolder | None = None,
     **fields: Any,
 ) -> CompressedModel:
     """Compress a module, or the checkpoint at a path, and return the result (in memory; see `tersenet.save`).
 
     `method` is a name with its hyper-parameters as `fields`, or a `Method`. `module` is the network a checkpoint
-    belongs to: its weights are replaced by the checkpoint's. `task` is passed on without its test split.
+    belongs to: its weights are replaced by the checkpoint's. `task` is passed on without its test split. `run` is where
+    a training keeps its checkpoints, and what it starts from.
 
     **Raises** `InputError`, `UsageError`, `BudgetError`.
 
@@ -48,8 +50,8 @@ def compress(
     """
     chosen = method if isinstance(method, Method) else methods.get(method)(**fields)
     source, network = _prepared(what, module)
-    _check_globs(chosen, source)
-    return chosen.model(source, chosen.compress(source, network, task and task.for_method()))
+    _check(chosen, source, run)
+    return chosen.model(source, chosen.compress(source, network, task and task.for_method(), run))
 
 
 def compress_file(
@@ -71,10 +73,8 @@ def compress_file(
     **Raises** what `compress` raises, and `OutputError` (before any work if `output` exists and `force` is not given).
     """
     check_free(output, force=force)
-    if run is not None and method.needs != "training":
-        raise UsageError(f"{method.name} does not train: leave out --run, --resume and --from")
     source, network = _prepared(path, module)
-    _check_globs(method, source)
+    _check(method, source, run)
     pieces = method.compress(source, network, task and task.for_method(), run)
     if not is_main():
         deque(pieces, maxlen=0)
@@ -141,7 +141,9 @@ def load(path: str | Path, into: nn.Module | None = None, *, max_output: int | N
     return model
 
 
-def _check_globs(method: Method, source: TensorSource) -> None:
+def _check(method: Method, source: TensorSource, run: RunFolder | None) -> None:
+    if run is not None and method.needs != "training":
+        raise UsageError(f"{method.name} does not train: leave out --run, --resume and --from")
     for glob in method.include:
         if not any(fnmatchcase(name, glob) for name in source.specs):
             raise UsageError(f"--include {glob!r} matches no tensor; the first are {', '.join(list(source.specs)[:5])}")

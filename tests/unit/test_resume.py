@@ -119,6 +119,10 @@ def test_a_training_starts_from_the_latent_weights_of_another(network: nn.Module
     latent = torch.load(tmp_path / "a" / "last.pt", weights_only=True)["finished"]
     assert torch.equal(pieces["conv2.weight"].tensor, latent["conv2.weight"])  # type: ignore[union-attr]
     assert not torch.equal(latent["conv2.weight"], network.state_dict()["conv2.weight"])
+    file = tmp_path / "first.terse"
+    tersenet.save(tersenet.compress(network, "lsq", task=task, epochs=0, bits=2), file)
+    begun = dict(moved.compress(source, network, task.for_method(), RunFolder(start=file)))
+    assert torch.equal(begun["conv2.weight"].tensor, tersenet.load(file).tensors["conv2.weight"].dequantize())  # type: ignore[union-attr]
     with pytest.raises(UsageError, match="no finished training"):
         list(moved.compress(source, network, task, RunFolder(tmp_path / "c", start=tmp_path)))
 

@@ -61,10 +61,8 @@ def command(
     given = None if task is None else make_task(task, task_arg or [])
     if run is not None and resume is not None:
         raise UsageError("give --run to begin a training or --resume to go on with one, not both")
-    if start is not None and run is None and resume is None:
-        raise UsageError("--from needs a --run folder for the training")
-    folder = run or resume
-    kept = None if folder is None else RunFolder(folder, resume is not None, start)
+    given_run = run is not None or resume is not None or start is not None
+    kept = RunFolder(run or resume, resume is not None, start) if given_run else None
     with progress_bar():
         size = compress_file(
             checkpoint, output, chosen, module=module, task=given, force=force, effort=effort, run=kept

@@ -43,9 +43,10 @@ class TensorSource(Protocol):
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Where a training keeps its checkpoints and log; whether it goes on there; the earlier run it starts from."""
+    """Where a training keeps its checkpoints and log (None: nowhere); whether it goes on there; what it starts from
+    (the folder of a finished training, or a `.terse` file)."""
 
-    folder: Path
+    folder: Path | None = None
     resume: bool = False
     start: Path | None = None
 

@@ -177,7 +177,7 @@ class TrainedMethod(Method):
         task.split("train")
         processes = Processes()
         identity = {"method": self.name, **asdict(self), "input": source.digest(), "start": run and str(run.start)}
-        folder = None if run is None else Run(run.folder, identity, run.resume)
+        folder = None if run is None or run.folder is None else Run(run.folder, identity, run.resume)
         saved = None if folder is None else folder.state
         network = deepcopy(module).float().to(processes.device)
         method, findings = self.plan(network, source, task)

@@ -98,6 +98,8 @@ def attach(module: Module, method: str | Method, inputs: Iterable[Tensor], **fie
     chosen = method if isinstance(method, Method) else methods.get(method)(**fields)
     if not isinstance(chosen, TrainedMethod):
         raise UsageError(f"{chosen.name} does not train: use compress")
+    if type(chosen).plan is not TrainedMethod.plan and not chosen.layer_bits:
+        raise UsageError(f"{chosen.name} chooses bits from a task: use compress, or give layer_bits")
     source = open_module(deepcopy(module))
     chosen.attach(module, source.specs, inputs, chosen.bits, source.aliases)
     module.__dict__[_ATTACHED] = (chosen, source)

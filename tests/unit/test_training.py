@@ -22,7 +22,7 @@ from tersenet.quantizers import attach
 from tersenet.steps.batchnorm import reestimate
 from tersenet.steps.evaluate import evaluate
 
-TRAINED = [name for name in methods.names() if methods.facts(name).needs == "training"]
+TRAINED = ["apot", "lsq", "pot"]
 REMEDIES = ["none", "dampen", "freeze", "stochastic", "uniform"]
 
 
@@ -101,6 +101,17 @@ def test_32_bits_is_fine_tuning_in_full_precision(network: nn.Module, task: Task
     small = tersenet.compress(network, "lsq", task=task, epochs=1, bits=32, side="exact")
     assert not small.activations and all(isinstance(entry, KeptTensor) for entry in small.tensors.values())
     assert not torch.equal(small.tensors["conv1.weight"].dequantize(), network.conv1.weight)  # type: ignore[arg-type]
+
+
+def test_a_method_that_needs_a_task_to_choose_bits_cannot_be_attached_without_them(
+    network: nn.Module, task: Task
+) -> None:
+    with pytest.raises(UsageError, match="chooses bits from a task"):
+        tersenet.attach(network, "imprint", inputs_of(task))
+    net = tersenet.attach(network, "imprint", inputs_of(task), layer_bits={"*": 3})
+    assert attach.average_bits(net) == 3
+    with pytest.raises(UsageError, match="does not train"):
+        tersenet.attach(build("digits"), "rtn", inputs_of(task))
 
 
 def test_a_reading_of_an_unseen_formula_says_so_in_the_file(network: nn.Module, task: Task) -> None:

@@ -7,6 +7,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from . import methods
@@ -100,6 +101,10 @@ def attach(module: Module, method: str | Method, inputs: Iterable[Tensor], **fie
         raise UsageError(f"{chosen.name} does not train: use compress")
     if type(chosen).plan is not TrainedMethod.plan and not chosen.layer_bits:
         raise UsageError(f"{chosen.name} chooses bits from a task: use compress, or give layer_bits")
+    if _ATTACHED in module.__dict__:
+        raise UsageError("quantizers are attached to this module already: attach to a fresh copy")
+    if any(part.is_floating_point() and part.dtype != torch.float32 for part in module.parameters()):
+        raise UsageError("training needs fp32 weights: call module.float() first")
     source = open_module(deepcopy(module))
     chosen.attach(module, source.specs, inputs, chosen.bits, source.aliases)
     module.__dict__[_ATTACHED] = (chosen, source)
@@ -117,9 +122,10 @@ def penalty(module: nn.Module, progress: float = 0.0, rate: float = 0.0) -> Tens
 
 
 def freeze(module: nn.Module) -> CompressedModel:
-    """The network as trained, with its quantised weights and inputs. Leaves `module` computing exactly the same.
+    """The network as trained, with its quantised weights and inputs: what `module.eval()` computes from now on.
 
-    What is kept in fewer bits (biases, batch norm) is rounded in `module`, too.
+    What is kept in fewer bits (biases, batch norm) is rounded in `module`, too; with `bn="pair"` its batch norms are
+    pairs from now on, so it cannot be trained further.
 
     **Raises** `UsageError` if nothing was attached to it.
     """

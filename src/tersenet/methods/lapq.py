@@ -8,8 +8,9 @@ ever evaluated is kept (Nahshan et al. 2021).
 
 Departures: the grid of weights has a zero level (`zero_level` false: the paper's 2^b levels from -c to c); the mean of
 every output channel is restored by a stored offset, part of every evaluation, as in the authors' code; first and last
-layer get 8-bit weights and unrounded inputs unless `ends` says otherwise; inputs with negative values get signed
-levels; evaluations are capped, and more than 50 clips are searched in blocks.
+layer get 8-bit weights and unrounded inputs unless `ends` says otherwise; inputs that are ever negative get signed
+levels; linear layers are quantised too, and what is rounded is the input of a layer, not the output of a ReLU (so a
+skip connection stays unrounded); evaluations are capped, and more than 50 clips are searched in blocks.
 
 Needs the network's code and a calibration split with targets. It never sees the test split.
 """
@@ -58,14 +59,13 @@ class Search:
         self.best, self.least, self.count = np.ones(len(start)), loss, 0
 
     def run(self, iterations: int) -> None:
-        """Powell's method on blocks of clips, `iterations` rounds of it."""
+        """Powell's method with `iterations` iterations on every block of clips."""
         order = np.arange(len(self.start))
-        for _ in range(iterations):
-            for block in np.array_split(order, max(1, -(-len(order) // BLOCK))):
-                if self.count < self.most:
-                    self._powell(block)
+        for block in np.array_split(order, max(1, -(-len(order) // BLOCK))):
+            if self.count < self.most:
+                self._powell(block, iterations)
 
-    def _powell(self, block: np.ndarray) -> None:
+    def _powell(self, block: np.ndarray, iterations: int) -> None:
         around = self.best.copy()
 
         def loss(ratios: np.ndarray) -> float:
@@ -85,7 +85,8 @@ class Search:
 
         try:
             directions = np.eye(len(block)) * 0.1
-            minimize(loss, around[block], method="Powell", options={"maxiter": 1, "xtol": 0.05, "direc": directions})
+            options = {"maxiter": iterations, "xtol": 0.05, "ftol": 0.0, "direc": directions}
+            minimize(loss, around[block], method="Powell", options=options)
         except StopIteration:
             return
 
@@ -152,7 +153,8 @@ class Lapq(Method):
         network = deepcopy(module).float().eval().requires_grad_(False)
         with frozen(network):
             layers = find_layers(network, batches[0][0][:2])
-        wanted = [layer for layer in layers if why_kept(layer.weight, source.specs[layer.weight], self) is None]
+        known = [layer for layer in layers if layer.weight in source.specs]
+        wanted = [layer for layer in known if why_kept(layer.weight, source.specs[layer.weight], self) is None]
         if not wanted:
             raise InputError("no layer of this network can be quantised (256 weights, not excluded)")
         ends = {wanted[0].weight, wanted[-1].weight} if self.ends != "same" else set()

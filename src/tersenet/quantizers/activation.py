@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ..core.activation import Activation
 from ..core.levels import Levels
-from .project import project_clipped, stored_scale
+from .project import SMALLEST, project_clipped, some_of, stored_scale
 
 Range = Literal["lsq", "rcf", "pact", "minmax", "ema", "percentile", "mse"]
 LEARNED = ("lsq", "rcf", "pact")
@@ -31,8 +31,7 @@ class Observer:
         self.average = largest if self.batches == 0 else DECAY * self.average + (1 - DECAY) * largest
         self.low, self.high = min(self.low, low), max(self.high, high)
         self.batches, self.features = self.batches + 1, inputs[0].numel()
-        flat = inputs.detach().float().reshape(-1)
-        self.samples.append(flat[:: max(1, flat.numel() // SAMPLES)].cpu())
+        self.samples.append(some_of(inputs, SAMPLES).cpu())
 
     @property
     def signed(self) -> bool:
@@ -69,7 +68,7 @@ class InputQuantizer(nn.Module):
     """Rounds a layer's input to `scale * nearest_level(x / scale)`; first observes, then (learned or fixed) rounds.
 
     Learned: "lsq" has the step as its parameter, with LSQ's gradient factor `1 / sqrt(features * highest level)`; "rcf"
-    (APoT) and "pact" the clip. The scale is used as it is stored, in fp16.
+    (APoT) and "pact" the clip. The scale is used as it is stored, in fp16 (fp32 where that would be too coarse).
     """
 
     def __init__(self, kind: Range, levels_for: Callable[[bool], Levels]) -> None:
@@ -78,6 +77,7 @@ class InputQuantizer(nn.Module):
         self.observer: Observer | None = Observer()
         self.levels = levels_for(False)
         self.per = self.factor = 1.0
+        self.fp16 = True
         self.lr_factor, self.decays = (2.5 if kind == "rcf" else 1.0), kind in ("rcf", "pact")  # for the optimizer
         self.scale = nn.Parameter(torch.ones(()), requires_grad=kind in LEARNED)
 
@@ -92,6 +92,7 @@ class InputQuantizer(nn.Module):
         else:
             self.per = float(self.levels.high)
         self.scale.data.fill_(clip)
+        self.fp16 = clip / self.per > 4 * SMALLEST  # else fp16 would keep it from falling
         self.observer = None
 
     def forward(self, inputs: Tensor) -> Tensor:
@@ -106,7 +107,7 @@ class InputQuantizer(nn.Module):
             return Activation(self.levels, float(self._stored()))
 
     def _stored(self) -> Tensor:
-        return stored_scale(self.scale, self.per, self.factor)
+        return stored_scale(self.scale, self.per, self.factor, self.fp16)
 
 
 def round_inputs(part: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:

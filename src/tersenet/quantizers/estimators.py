@@ -26,9 +26,10 @@ def clipped(g: Tensor, at: Rounding) -> Tensor:
 def ewgs(g: Tensor, at: Rounding, delta: float = 0.2) -> Tensor:
     """Element-wise gradient scaling: `g (1 + delta sign(g) (x - q))` inside the range (Lee et al. 2021).
 
-    `delta` is in units of a level (the authors' range is [0, 1]); `delta = 0` is the clipped STE.
+    The distance is in units of the cell that x lies in (the authors' levels are evenly spaced), so the sign of the
+    gradient never changes; `delta = 0` is the clipped STE.
     """
-    return g * at.inside * (1 + delta * g.sign() * (at.x - at.q))
+    return g * at.inside * (1 + delta * g.sign() * (at.x - at.q) / at.levels.below(at.x)[1])
 
 
 def qea(g: Tensor, at: Rounding, delta: float = 0.2) -> Tensor:
@@ -46,13 +47,13 @@ def qea_project(g: Tensor, at: Rounding, beta: float = 0.3) -> Tensor:
 
     With `u = w - rate g`: `g' = (1 - b) g + b (w - Q(u)) / rate`, so that w lands on `(1 - b) u + b Q(u)`;
     b = `beta` times the progress of the training. A reading of Tesfai et al. 2023, whose published formula was not
-    available to us. `beta = 0` is the STE.
+    available to us. `beta = 0`, and a rate of 0, is the STE.
     """
     pull = beta * at.progress
     rate = at.rate.clamp(min=1e-12)
     landing = at.levels.nearest(at.x - rate * g / at.scale)
     pulled = (1 - pull) * g + pull * at.scale * (at.x - landing) / rate
-    return torch.where(pull > 0, pulled, g)
+    return torch.where((pull > 0) & (at.rate > 0), pulled, g)
 
 
 def dsq(g: Tensor, at: Rounding, a: float = 0.2) -> Tensor:
@@ -84,7 +85,8 @@ def stacked_sigmoid(g: Tensor, at: Rounding, alpha: float = 1.0) -> Tensor:
 def psgd(g: Tensor, at: Rounding, strength: float = 150.0) -> Tensor:
     """Position-based scaled gradient: `g * strength * |w - Q(w)|` (Kim et al. 2020).
 
-    In the paper the forward stays fp32: see `LearnedStep`'s noise "none". A constant distance is plain SGD.
+    In the paper the forward stays fp32, which no method here offers yet: a function for loops of one's own. A constant
+    distance is plain SGD.
     """
     return g * strength * (at.scale * (at.x - at.q)).abs()
 
@@ -134,9 +136,5 @@ RULES: dict[str, Rule] = {
     "qea-project": qea_project,
     "dsq": dsq,
     "stacked-sigmoid": stacked_sigmoid,
-    "psgd": psgd,
-    "ede": ede,
-    "rbnn": rbnn,
-    "bireal": bireal,
-    "reste": reste,
 }
+"""What methods offer by name; `psgd` and the rules for two levels have no method yet."""

@@ -41,8 +41,9 @@ class Freezer(nn.Module):
         self.register_buffer("frozen", torch.zeros_like(levels_now, dtype=torch.bool))
 
     def held(self, values: Tensor, scale: Tensor) -> Tensor:
-        """`values` with the frozen ones replaced by their levels, which have no gradient."""
-        return torch.where(self.frozen, self.level * scale.detach(), values)
+        """`values` with the frozen ones replaced by their levels times `scale`: they have no gradient, the scale
+        has."""
+        return torch.where(self.frozen, self.level * scale, values)
 
     @torch.no_grad()
     def watch(self, x: Tensor, levels: Levels, progress: Tensor) -> None:

@@ -152,6 +152,18 @@ def stored_scale(parameter: Tensor, per: float, factor: float, fp16: bool = True
     return result
 
 
+def some_of(values: Tensor, count: int) -> Tensor:
+    """`count` random elements (always the same for a size), or all of them, in one row; fp32.
+
+    Not evenly spaced ones: a spacing that divides the rows would see one column of every image only.
+    """
+    flat = values.detach().reshape(-1)
+    if flat.numel() > count:
+        index = torch.randint(flat.numel(), (count,), generator=torch.Generator().manual_seed(0))
+        flat = flat[index.to(flat.device)]
+    return flat.float()
+
+
 def noisy(values: Tensor, scale: Tensor, levels: Levels, kind: str) -> Tensor:
     """Rounding replaced by noise that has the same expectation as a differentiable function of the values.
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from ..errors import BudgetError
 
 Bits = dict[str, int]
+State = tuple[int, float, Bits]  # weights times bits, loss, widths so far
 BUCKETS = 4096  # costs are told apart to a 4096th of the budget
 
 
@@ -47,7 +48,8 @@ def ladder(
 def optimum(losses: Mapping[str, Mapping[int, float]], sizes: Mapping[str, int], budget: float) -> Bits:
     """The assignment with the smallest sum of `losses[layer][bits]` whose average width is at most `budget` bits.
 
-    Exact up to costs that differ by less than a 4096th of the budget, which are rounded up (so the budget holds).
+    Exact, but that among partial assignments whose costs differ by less than a 4096th of the budget only the cheapest
+    and the best are followed.
 
     **Raises** `BudgetError` if even the narrowest widths need more.
 
@@ -55,26 +57,31 @@ def optimum(losses: Mapping[str, Mapping[int, float]], sizes: Mapping[str, int],
     {'a': 4, 'b': 2}
     """
     total = budget * sum(sizes[name] for name in losses)
-    unit = total / BUCKETS
-    states: dict[int, tuple[float, Bits]] = {0: (0.0, {})}
+    states: list[State] = [(0, 0.0, {})]
     for name, options in losses.items():
-        after: dict[int, tuple[float, Bits]] = {}
-        for spent, (loss, bits) in states.items():
-            for width, more in options.items():
-                at = spent + -int(-sizes[name] * width // unit) if unit else BUCKETS + 1
-                if at <= BUCKETS and (at not in after or loss + more < after[at][0]):
-                    after[at] = (loss + more, {**bits, name: width})
-        states = _undominated(after)
+        states = _undominated(
+            [
+                (spent + sizes[name] * width, loss + more, {**bits, name: width})
+                for spent, loss, bits in states
+                for width, more in options.items()
+                if spent + sizes[name] * width <= total
+            ],
+            total / BUCKETS,
+        )
     if not states:
         least = average(sizes, {name: min(options) for name, options in losses.items()})
         raise BudgetError(f"{budget:g} bits on average cannot be met: the narrowest widths need {least:g}", least)
-    return min(states.values(), key=lambda state: state[0])[1]
+    return min(states, key=lambda state: state[1])[2]
 
 
-def _undominated(states: dict[int, tuple[float, Bits]]) -> dict[int, tuple[float, Bits]]:
-    """States that no cheaper one beats."""
-    kept, best = {}, float("inf")
-    for spent in sorted(states):
-        if states[spent][0] < best:
-            kept[spent], best = states[spent], states[spent][0]
+def _undominated(states: list[State], unit: float) -> list[State]:
+    """States that no cheaper one beats; of those whose costs differ by less than `unit`, the best and the cheapest."""
+    kept: list[State] = []
+    best, bucket = float("inf"), -1
+    for state in sorted(states, key=lambda state: state[:2]):
+        if state[1] < best:
+            best, before, bucket = state[1], bucket, int(state[0] // unit) if unit else 0
+            if bucket == before and len(kept) > 1 and int(kept[-2][0] // unit) == bucket:
+                kept.pop()
+            kept.append(state)
     return kept

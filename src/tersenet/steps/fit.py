@@ -57,11 +57,12 @@ def fit(
     """Train `module` in place on the `train` split, minimising `task.loss + penalty()`.
 
     `anneal(progress in [0, 1], rate)` is called before every step; the rate is what a lasting gradient moves a weight
-    per step: the learning rate over 1 - momentum. With `run`, checkpoints go there every few
-    minutes: `around` plus model, optimizer, step and random states; `saved` is such a checkpoint to go on from, and
-    the result is that of a training that never stopped, bit for bit on a CPU. `teacher` gives the outputs that
-    `schedule.distill` is about. Parts of the module may have
-    `lr_factor` (of their own parameters) and `decays` (False: no weight decay).
+    per step: the learning rate over 1 - momentum. With `run`, checkpoints go there every few minutes: `around` plus
+    model, optimizer, step and random states; `saved` is such a checkpoint to go on from, and the result is that of a
+    training that never stopped, bit for bit on a CPU, if the batches depend on nothing but the global generators of
+    torch, Python and numpy (not on a generator that a data loader keeps to itself). `teacher` gives the outputs that
+    `schedule.distill` is about. Parts of the module may have `lr_factor` (of their own parameters) and `decays`
+    (False: no weight decay).
 
     **Raises** `InputError` for an empty split, labels out of range; `TrainingError` for a loss or a gradient that is
     not finite, before it changes a weight.
@@ -89,7 +90,7 @@ def fit(
         checkpoint()
     while step < total:
         epoch, skip = divmod(step, per_epoch)
-        _seed(schedule.seed, epoch)
+        seed_all(schedule.seed * 1_000_003 + epoch)
         shared = islice(processes.share(batches), per_epoch)
         for _ in range(skip):
             next(shared)
@@ -135,7 +136,12 @@ def _forward(runner: nn.Module, inputs: Tensor, processes: Processes) -> Tensor:
     """The outputs in fp32 (computed in bf16 on a GPU)."""
     device = processes.device
     with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-        outputs: Tensor = runner(inputs.to(device))
+        outputs = runner(inputs.to(device))
+    if not isinstance(outputs, Tensor):
+        raise InputError(
+            f"the network returned a {type(outputs).__name__}; training needs one tensor: wrap it in a module that "
+            "returns that"
+        )
     return outputs.float()
 
 
@@ -203,10 +209,11 @@ def _not_finite(loss: float, step: int, total: int, run: Run | None) -> str:
     )
 
 
-def _seed(seed: int, epoch: int) -> None:
-    torch.manual_seed(seed * 1_000_003 + epoch)
-    random.seed(seed * 1_000_003 + epoch)
-    np.random.seed((seed * 1_000_003 + epoch) % 2**32)
+def seed_all(seed: int) -> None:
+    """Seed the global generators of torch, Python and numpy."""
+    torch.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
 
 
 def _random_state() -> dict[str, Any]:

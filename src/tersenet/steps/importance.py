@@ -73,6 +73,7 @@ def imprint(module: nn.Module, examples: Iterable[Batch], held_out: Iterable[Bat
 
     **Raises** `InputError` if a class of the held-out images has no example, or there are none.
     """
+    training = module.training
     module.eval()
     sums: list[Tensor] = []
     counts = torch.zeros(0)
@@ -96,9 +97,12 @@ def imprint(module: nn.Module, examples: Iterable[Batch], held_out: Iterable[Bat
     proxies = [class_means(part, counts) for part in sums]
     right: list[list[Tensor]] = [[] for _ in proxies]
     for inputs, targets in held_out:
+        if int(targets.max()) >= len(counts):
+            raise InputError(f"class {int(targets.max())} has no example: imprinting needs all of them")
         features = [embedding(inputs), *(embedding(tap.features) for tap in taps(module, inputs))]
         for kept, proxy, feature in zip(right, proxies, features, strict=True):
             kept.append(((feature @ proxy.T).argmax(1) == targets).double())
+    module.train(training)
     if not right[0]:
         raise InputError("there are no held-out images to score on: the validation split is empty")
     scores = torch.stack([torch.cat(part) for part in right])  # [modules + 1, images]

@@ -16,6 +16,7 @@ from ..core.grid import Uniform
 from ..core.levels import Integers
 from ..core.model import QTensor
 from ..core.task import Task
+from ..quantizers.project import some_of
 
 SAMPLES = 1 << 15  # values of a tensor that a norm is measured on
 
@@ -60,10 +61,9 @@ def norm_clip(values: Tensor, p: float, rounded: Callable[[Tensor, float], Tenso
 
     p = infinity is the largest magnitude: nothing is clipped.
     """
-    flat = values.detach().reshape(-1).float()
     if math.isinf(p):
-        return float(flat.abs().max()) or 1.0
-    flat = flat[:: max(1, flat.numel() // SAMPLES)]
+        return float(values.detach().abs().max()) or 1.0
+    flat = some_of(values, SAMPLES)
     top = float(flat.abs().max())
     if not top > 0:
         return 1.0
@@ -96,6 +96,23 @@ class Rounded:
         self._rounding: dict[str, Callable[[Tensor], Tensor]] = {}
         for path in inputs:
             module.get_submodule(path).register_forward_pre_hook(self._hook(path))
+        self._find_signs()
+
+    def _find_signs(self) -> None:
+        """Note which inputs are ever negative, on all calibration batches and in every call."""
+
+        def seen(path: str) -> Callable[[Tensor], Tensor]:
+            def look(given: Tensor) -> Tensor:
+                self.signed[path] = self.signed.get(path, False) or bool((given < 0).any())
+                return given
+
+            return look
+
+        self._rounding = {path: seen(path) for path in self.paths}
+        with torch.no_grad():
+            for inputs, _ in self.batches:
+                self.module(inputs)
+        self._rounding = {}
 
     def _hook(self, path: str) -> Callable[..., Any]:
         def hook(part: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -135,7 +152,6 @@ class Rounded:
 
         def observed(path: str) -> Callable[[Tensor], Tensor]:
             def rounding(given: Tensor) -> Tensor:
-                self.signed[path] = self.signed.get(path, False) or bool((given < 0).any())
                 found[path] = norm_clip(given, p, lambda x, c: input_rounding(c, self.act_bits, self.signed[path])(x))
                 self._rounding[path] = self.activation(path, found[path])
                 return self._rounding[path](given)

@@ -4,6 +4,7 @@ A method adds its levels and how a weight is scaled; the rest is here, so that r
 only.
 """
 
+import warnings
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from copy import deepcopy
@@ -30,7 +31,7 @@ from ..quantizers.project import Rule
 from ..quantizers.quantizer import Quantizer
 from ..quantizers.weight import LearnedScale, Remedy
 from .batchnorm import reestimate
-from .fit import Schedule, fit, inputs_of
+from .fit import Schedule, fit, inputs_of, seed_all
 from .layers import BATCH_NORMS, Layer, find_layers, frozen
 from .processes import Processes
 from .run import Run
@@ -146,6 +147,8 @@ class TrainedMethod(Method):
             reestimate(module, held)
         if self.act_bits != FULL:
             middle = [layer for layer in wanted if layer.weight not in ends]
+            if not middle:
+                warnings.warn("act_bits has no effect: no layer between the first and the last", stacklevel=2)
             attach.attach_inputs(module, {layer.path: self._input(layer) for layer in middle}, held)
         return module
 
@@ -176,6 +179,8 @@ class TrainedMethod(Method):
             raise UsageError(f"{self.name} trains: give the network's code (--model, module=) and --task (task=)")
         task.split("train")
         processes = Processes()
+        if run is not None and run.start is not None and not run.start.exists():
+            raise UsageError(f"--from {run.start}: there is nothing")
         identity = {"method": self.name, **asdict(self), "input": source.digest(), "start": run and str(run.start)}
         folder = None if run is None or run.folder is None else Run(run.folder, identity, run.resume)
         saved = None if folder is None else folder.state
@@ -191,7 +196,7 @@ class TrainedMethod(Method):
         for stage in range(first, len(stages)):
             base = {name: value.clone() for name, value in network.state_dict().items()}
             bits, train = stages[stage], inputs_of(task.split("train"), processes.device)
-            torch.manual_seed(self.seed)
+            seed_all(self.seed)
             method.attach(network, source.specs, train, bits, source.aliases)
             if saved is not None and "finished" in saved:
                 network.load_state_dict(saved["model"])
@@ -215,7 +220,7 @@ class TrainedMethod(Method):
                 network = deepcopy(module).float().to(processes.device)
                 network.load_state_dict(latent)
                 continue
-            torch.manual_seed(self.seed)
+            seed_all(self.seed)
             finish(network, inputs_of(task.split("train"), processes.device))
             if folder is not None and processes.rank == 0:
                 state = {"stage": stage, "base": base, "model": network.state_dict()}
@@ -278,7 +283,13 @@ def begin_with(network: nn.Module, start: Path) -> None:
     if start.is_dir():
         network.load_state_dict(Run.finished(start))
     else:
-        load(start).apply_to(network, activations=False)
+        begun = load(start)
+        if begun.batch_norm != "keep":
+            raise UsageError(
+                f"{start} was written with --bn {begun.batch_norm}, without batch-norm statistics, so nothing can be "
+                "trained from it: start from its --run folder, or write it with --bn keep"
+            )
+        begun.apply_to(network, activations=False)
 
 
 def finish(network: nn.Module, train: Iterable[Tensor]) -> None:

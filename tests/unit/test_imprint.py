@@ -91,7 +91,7 @@ def test_what_cannot_be_done_is_a_clear_error(deep: nn.Module, task: Task) -> No
         (BudgetError, "all layers at 2 bits", deep, task, {"average_bits": 2.0}),
         (InputError, "no split 'validation'", deep, replace(task, validation=None), {}),
         (InputError, "calibration split of the task is empty", deep, replace(task, calibration=[]), {}),
-        (InputError, "three or more", nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), task, {}),
+        (InputError, "choosing needs two", nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), task, {}),
         (UsageError, "rungs", deep, task, {"rungs": (4,)}),
         (UsageError, "pot has 2 to 5", deep, task, {"base": "pot"}),
         (UsageError, "leave out --stages", deep, task, {"bits": 3}),

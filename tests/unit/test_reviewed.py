@@ -103,6 +103,16 @@ def test_an_input_that_is_ever_negative_is_signed(task: Task) -> None:
     assert small.activations["shared"].levels.low < 0
 
 
+def test_the_ends_are_those_of_the_network_not_of_what_is_quantised(task: Task) -> None:
+    net = nn.Sequential(
+        nn.Conv2d(1, 16, 3), nn.ReLU(), nn.Conv2d(16, 32, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10)
+    )
+    for name in ("lsq", "lapq"):
+        fields = {"epochs": 0} if name == "lsq" else {"search": "l2"}
+        small = tersenet.compress(net, name, task=task, bits=2, act_bits=4, **fields)
+        assert small.tensors["2.weight"].codes.unique().numel() <= 4 and set(small.activations) == {"2"}  # type: ignore[union-attr]
+
+
 def test_a_network_that_returns_no_tensor_is_a_clear_error(task: Task) -> None:
     class Named(nn.Module):
         def __init__(self) -> None:

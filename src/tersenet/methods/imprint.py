@@ -74,10 +74,12 @@ class Imprinted(TrainedMethod):
         with frozen(network):
             layers = [layer.weight for layer in find_layers(network, batches[0][0][:2])]
         names = [name for name in layers if why_kept(name, source.specs[name], self) is None]
-        if len(names) < 3:
-            raise InputError(f"{len(names)} layers can be quantised; choosing bits among them needs three or more")
-        middle = names[1:-1]
-        pinned = dict.fromkeys((names[0], names[-1]), 8)
+        pinned = {name: 8 for name in names if name in (layers[0], layers[-1])}
+        middle = [name for name in names if name not in pinned]
+        if len(middle) < 2:
+            raise InputError(
+                f"{len(middle)} layers between the first and the last can be quantised; choosing needs two"
+            )
         scores, details = self._scores(network, task, middle, batches)
         sizes = {name: source.specs[name].shape.numel() for name in names}
         if self.allocation == "ladder":

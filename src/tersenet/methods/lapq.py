@@ -157,7 +157,7 @@ class Lapq(Method):
         wanted = [layer for layer in known if why_kept(layer.weight, source.specs[layer.weight], self) is None]
         if not wanted:
             raise InputError("no layer of this network can be quantised (256 weights, not excluded)")
-        ends = {wanted[0].weight, wanted[-1].weight} if self.ends != "same" else set()
+        ends = {layers[0].weight, layers[-1].weight} if self.ends != "same" else set()
         for name in {layer.weight for layer in wanted}:
             check_finite(name, source.read(name))
         grids = {

@@ -135,7 +135,7 @@ class TrainedMethod(Method):
         wanted = [layer for layer in layers if layer.weight in names]
         if not names:
             raise InputError("no tensor of this network can be quantised (2 dimensions, 256 elements, not excluded)")
-        ends = {layer.weight for layer in (wanted[0], wanted[-1])} if wanted and self.ends != "same" else set()
+        ends = {layer.weight for layer in (layers[0], layers[-1])} if layers and self.ends != "same" else set()
         normed = {layer.weight for layer in wanted if layer.batch_norm}
         if bits != FULL:
             found = {

@@ -267,5 +267,8 @@ def test_huge_groups_take_no_memory(tmp_path: Path) -> None:
 
 
 def test_compress_works_inside_no_grad(network: nn.Module) -> None:
+    fields: dict[str, Any] = {"images": 4, "synthesis_steps": 2}
     with torch.no_grad():
-        tersenet.compress(network, "vlcq", images=4, synthesis_steps=2)
+        inside = tersenet.compress(network, "vlcq", **fields).state_dict()
+    outside = tersenet.compress(network, "vlcq", **fields).state_dict()
+    assert all(torch.equal(inside[name], value) for name, value in outside.items())

@@ -17,14 +17,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
-import torch
 from torch import nn
 
 from ..core.method import TensorSource
 from ..core.task import Task
 from ..errors import InputError, UsageError
-from ..quantizers.bases import Base
-from ..quantizers.estimators import clipped
+from ..quantizers.bases import first_rounding
 from ..steps.allocate import average, ladder, optimum
 from ..steps.importance import Batch, fisher, hessian, imprint, loss_increase, rank
 from ..steps.layers import find_layers, frozen
@@ -105,7 +103,7 @@ class Imprinted(TrainedMethod):
             scores = hessian(network, task, names, batches[:BATCHES], self.seed)
         elif self.score == "sensitivity":
             low = min(self.rungs)
-            rounded = {name: self._rounded(self.kind, network.get_parameter(name).detach(), low) for name in names}
+            rounded = {name: first_rounding(self.kind, network.get_parameter(name).detach(), low) for name in names}
             scores = loss_increase(network, task, rounded, batches[:BATCHES])
         else:
             generator = random.Random(self.seed)
@@ -120,10 +118,6 @@ class Imprinted(TrainedMethod):
         for name in names:
             weight = network.get_parameter(name).detach()
             widths = (pinned[name],) if name in pinned else self.rungs
-            errors = {bits: float((self._rounded(self.kind, weight, bits) - weight).square().sum()) for bits in widths}
+            errors = {bits: float((first_rounding(self.kind, weight, bits) - weight).square().sum()) for bits in widths}
             losses[name] = {bits: max(0.0, scores.get(name, 0.0)) * error for bits, error in errors.items()}
         return losses
-
-    @staticmethod
-    def _rounded(kind: Base, weight: torch.Tensor, bits: int) -> torch.Tensor:
-        return kind.build(weight, kind.weights(bits), clipped, None, False, "none", "mse").freeze(weight).dequantize()

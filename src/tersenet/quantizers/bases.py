@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..core.levels import Integers, Levels
 from ..errors import UsageError
+from .estimators import clipped
 from .powers import additive_magnitudes, power_magnitudes, with_signs, without_signs
 from .project import Rule
 from .quantizer import Quantizer
@@ -40,6 +41,11 @@ class Base:
         if not self.least <= bits <= self.most:
             raise UsageError(f"bits is {bits}; {self.name} has {self.least} to {self.most}, or 32 for full precision")
         return bits
+
+
+def first_rounding(kind: Base, weight: Tensor, bits: int) -> Tensor:
+    """`weight` rounded to `bits` bits as a training would begin: one scale, its own mean and deviation put back."""
+    return kind.build(weight, kind.weights(bits), clipped, None, False, "none", "mse").freeze(weight).dequantize()
 
 
 def learned_step(

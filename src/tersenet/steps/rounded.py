@@ -17,6 +17,7 @@ from ..core.levels import Integers
 from ..core.model import QTensor
 from ..core.task import Task
 from ..quantizers.project import some_of
+from .importance import mean_loss
 
 SAMPLES = 1 << 15  # values of a tensor that a norm is measured on
 
@@ -167,12 +168,7 @@ class Rounded:
 
     def loss(self) -> float:
         """The mean loss over all calibration batches."""
-        total, count = 0.0, 0
-        with torch.inference_mode():
-            for inputs, targets in self.batches:
-                total += float(self.task.loss(self.module(inputs), targets)) * len(targets)
-                count += len(targets)
-        return total / count
+        return mean_loss(self.module, self.task, self.batches)
 
 
 def rounded_plainly(values: Tensor, clip: float, grid: WeightGrid) -> Tensor:

@@ -9,8 +9,7 @@ from torch import Tensor, nn
 from ..core.task import Task
 from ..errors import InputError
 from ..progress import progress
-from ..quantizers.bases import BASES
-from ..quantizers.estimators import clipped
+from ..quantizers.bases import BASES, first_rounding
 from .importance import Batch, fisher, hessian, imprint, replaced
 from .layers import find_layers, frozen
 
@@ -58,7 +57,7 @@ def survey(module: nn.Module, task: Task, bits: int = 4, kind: str = "imprint", 
         raise InputError(f"{type(module).__name__} runs no convolution or linear layer: there is nothing to survey")
     scores = scores_of(kind, module, task, names, seed)
     with frozen(module):
-        rounded = {name: _rounded(module.get_parameter(name).detach(), bits) for name in names}
+        rounded = {name: first_rounding(BASES["uniform"], module.get_parameter(name).detach(), bits) for name in names}
         reference = [module(inputs) for inputs, _ in batches]
         base = _measure(module, task, batches, reference)
         rows = []
@@ -73,11 +72,6 @@ def survey(module: nn.Module, task: Task, bits: int = 4, kind: str = "imprint", 
             rows.append(LayerCost(name, weight.numel(), size, scores[name], *changes))
             progress("quantising one layer at a time", done + 1, len(names))
     return rows
-
-
-def _rounded(weight: Tensor, bits: int) -> Tensor:
-    kind = BASES["uniform"]
-    return kind.build(weight, kind.weights(bits), clipped, None, False, "none", "mse").freeze(weight).dequantize()
 
 
 def _measure(

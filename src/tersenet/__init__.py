@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from .api import attach, compress, freeze, load, penalty
+    from .budgets import Outcome, auto, compress_within
     from .core.grid import Codebook, Uniform
     from .core.method import Method, RunFolder
     from .core.model import CompressedModel, KeptTensor, QTensor
@@ -20,7 +21,9 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "attach": "api",
+    "auto": "budgets",
     "compress": "api",
+    "compress_within": "budgets",
     "freeze": "api",
     "load": "api",
     "penalty": "api",
@@ -30,6 +33,7 @@ _HOMES = {
     "KeptTensor": "core.model",
     "Uniform": "core.grid",
     "Codebook": "core.grid",
+    "Outcome": "budgets",
     "Method": "core.method",
     "RunFolder": "core.method",
     "Task": "core.task",
@@ -39,13 +43,16 @@ __all__ = [
     "CompressedModel",
     "KeptTensor",
     "Method",
+    "Outcome",
     "QTensor",
     "RunFolder",
     "Task",
     "Uniform",
     "__version__",
     "attach",
+    "auto",
     "compress",
+    "compress_within",
     "freeze",
     "load",
     "penalty",

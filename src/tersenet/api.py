@@ -50,8 +50,8 @@ def compress(
     ['bias', 'weight']
     """
     chosen = method if isinstance(method, Method) else methods.get(method)(**fields)
-    source, network = _prepared(what, module)
-    _check(chosen, source, run)
+    source, network = prepared(what, module)
+    check_method(chosen, source, run)
     return chosen.model(source, chosen.compress(source, network, task and task.for_method(), run))
 
 
@@ -74,8 +74,8 @@ def compress_file(
     **Raises** what `compress` raises, and `OutputError` (before any work if `output` exists and `force` is not given).
     """
     check_free(output, force=force)
-    source, network = _prepared(path, module)
-    _check(method, source, run)
+    source, network = prepared(path, module)
+    check_method(method, source, run)
     pieces = method.compress(source, network, task and task.for_method(), run)
     if not is_main():
         deque(pieces, maxlen=0)
@@ -149,7 +149,8 @@ def load(path: str | Path, into: nn.Module | None = None, *, max_output: int | N
     return model
 
 
-def _check(method: Method, source: TensorSource, run: RunFolder | None) -> None:
+def check_method(method: Method, source: TensorSource, run: RunFolder | None) -> None:
+    """**Raises** `UsageError` for names that match nothing, and for a run folder of a method that does not train."""
     if run is not None and method.needs != "training":
         raise UsageError(f"{method.name} does not train: leave out --run, --resume and --from")
     for glob in method.include:
@@ -160,7 +161,7 @@ def _check(method: Method, source: TensorSource, run: RunFolder | None) -> None:
             raise UsageError(f"layer_bits names {glob!r}, which matches no tensor")
 
 
-def _prepared(what: nn.Module | str | Path, module: nn.Module | None) -> tuple[TensorSource, nn.Module | None]:
+def prepared(what: nn.Module | str | Path, module: nn.Module | None) -> tuple[TensorSource, nn.Module | None]:
     """The tensors to compress, and the network with exactly these weights."""
     if isinstance(what, nn.Module):
         return open_module(what), what

@@ -89,7 +89,7 @@ def test_codes_are_integers_that_rebuild_the_values(file: Path, tmp_path: Path) 
         (["compress", "{net}", "-o", "{tmp}/o.terse", "--model", "lenet5"], 1, "missing in the file"),
         (["compress", "{net}", "-o", "{tmp}/o.terse", "--model", "{tmp}/no.py:make"], 2, "there is no file"),
         (["compress", "{net}", "-o", "{tmp}/gone/o.terse"], 1, "is not a folder"),
-        (["compress", "{net}", "-o", "{tmp}/o.terse", "--max-bytes", "100"], 1, "cannot be met"),
+        (["compress", "{net}", "-o", "{tmp}/o.terse", "--max-bytes", "100"], 1, "bytes too many"),
         (["decompress", "{net}", "-o", "{tmp}/o.safetensors"], 1, "is a safetensors checkpoint"),
         (["eval", "{net}", "--model", "digits", "--task", "tarot"], 2, "no task 'tarot'"),
         (["frobnicate"], 2, ""),

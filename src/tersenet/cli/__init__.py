@@ -9,7 +9,7 @@ import sys
 import typer
 
 from ..errors import TersenetError, UsageError
-from . import compress, decompress, demo, evaluate, inspect, methods, sensitivity, verify
+from . import auto, compress, decompress, demo, evaluate, inspect, methods, sensitivity, verify
 
 app = typer.Typer(
     name="tersenet",
@@ -19,6 +19,7 @@ app = typer.Typer(
     add_completion=False,
 )
 app.command("compress", context_settings=compress.PASS_ON)(compress.command)
+app.command("auto")(auto.command)
 app.command("inspect")(inspect.command)
 app.command("verify")(verify.command)
 app.command("decompress")(decompress.command)

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from .output import Force, Json, print_json, progress_bar
+from .targets import MaxBytes, MaxDrop, points, report, say
 
 
 class Effort(StrEnum):
@@ -39,12 +40,16 @@ def command(
     start: Annotated[
         Path | None, typer.Option("--from", help="Train on from this .terse file or finished --run folder.")
     ] = None,
+    max_drop: MaxDrop = None,
+    max_bytes: MaxBytes = None,
+    time_limit: Annotated[float | None, typer.Option(help="Minutes, for --max-drop and --max-bytes.")] = None,
     effort: Annotated[Effort, typer.Option(help="best: try every coder on every tensor.")] = Effort.fast,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
     """Compress a checkpoint. Further options are those of the method: see `tersenet methods NAME`."""
     from ..api import compress_file
+    from ..budgets import compress_within
     from ..core.method import RunFolder
     from ..errors import UsageError
     from ..files.summary import summarize
@@ -63,6 +68,22 @@ def command(
         raise UsageError("give --run to begin a training or --resume to go on with one, not both")
     given_run = run is not None or resume is not None or start is not None
     kept = RunFolder(run or resume, resume is not None, start) if given_run else None
+    if max_drop is not None or max_bytes is not None:
+        if given_run:
+            raise UsageError("a search keeps its trainings in OUTPUT.search: leave out --run, --resume and --from")
+        if any(flag.partition("=")[0] == "--" + type(chosen).rate.replace("_", "-") for flag in context.args):
+            raise UsageError(f"--{type(chosen).rate.replace('_', '-')} is what a budget chooses: leave it out")
+        named = " ".join([task or "", *(task_arg or [])])
+        limit = None if time_limit is None else 60 * time_limit
+        with progress_bar():
+            outcome = compress_within(
+                checkpoint, output, chosen, module=module, task=given, max_bytes=max_bytes, max_drop=points(max_drop),
+                time_limit=limit, force=force, effort=effort, named=named, say=say,
+            )  # fmt: skip
+        report(outcome, output, as_json, time.perf_counter() - started)
+        return
+    if time_limit is not None:
+        raise UsageError("--time-limit is for a search: give --max-drop or --max-bytes")
     with progress_bar():
         size = compress_file(
             checkpoint, output, chosen, module=module, task=given, force=force, effort=effort, run=kept

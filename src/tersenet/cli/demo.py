@@ -57,4 +57,5 @@ def command(
 
 def _scores(result: "Evaluation") -> dict[str, str]:
     agreement = "" if result.agreement is None else f"{result.agreement.mean:.3f}"
+    assert result.metric is not None
     return {"accuracy": f"{result.metric.mean:.3f}", "agreement": agreement}

@@ -1,8 +1,8 @@
 """The contract of a compression method."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol
@@ -55,7 +55,8 @@ class RunFolder:
 class Method(ABC):
     """Hyper-parameters of a method; `dataclasses.asdict` of it is the flags, the sweep point and the provenance.
 
-    Class facts: `needs` is "nothing", "calibration" or "training"; `reference` is BibTeX. The fields here are those of
+    Class facts: `needs` is "nothing", "calibration" or "training"; `reference` is BibTeX; `rate` is the field that
+    trades bytes for accuracy, `rates` its values from the largest file to the smallest. The fields here are those of
     every method: which tensors it may quantise (globs over names; `exclude` wins), how it keeps the others (`side`:
     "fp16" where every element survives to 2^-10 relative, or "exact"), what it does with batch norm (`bn`: "keep"
     the four vectors, "pair" = scale and shift only, "fold" = the scale goes into the weights before it), and widths
@@ -65,6 +66,8 @@ class Method(ABC):
 
     needs: ClassVar[str] = "nothing"
     reference: ClassVar[str] = ""
+    rate: ClassVar[str] = "bits"
+    rates: ClassVar[tuple[float, ...]] = (8, 7, 6, 5, 4, 3, 2)
 
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
@@ -91,6 +94,26 @@ class Method(ABC):
         split. A method that can do without either accepts None, the others raise `UsageError`. `run` is for methods
         that train.
         """
+
+    def prepared(
+        self, source: TensorSource, module: nn.Module | None, task: Task | None
+    ) -> Callable[["Method"], Iterator[Piece]]:
+        """What all rates of this method share, done once: from the same method at any rate to what it yields."""
+        return lambda method: method.compress(source, module, task)
+
+    def at(self, rate: float) -> "Method":
+        """The same method at another rate."""
+        fields: dict[str, Any] = {type(self).rate: int(rate) if float(rate).is_integer() else rate}
+        return replace(self, **fields)
+
+    @property
+    def sketch(self) -> "Method":
+        """The same method without what takes long: its file has about the same bytes."""
+        return self
+
+    def work(self, task: Task | None) -> float:
+        """About how many samples it runs through the network, a backward pass counted as two."""
+        return 0.0
 
     @property
     def notes(self) -> tuple[str, ...]:

@@ -28,8 +28,10 @@ class Task:
     """Named splits, a loss, a metric and a seed.
 
     A split is anything that can be iterated again and again and yields `(inputs, targets)` batches, such as a
-    `DataLoader` or a list. `metric(outputs, targets)` returns one score per sample, so that two networks can be
-    compared on the same samples; `agreement(outputs, reference_outputs)` likewise, without labels.
+    `DataLoader` or a list; splits that are only looked at for agreement may yield inputs alone. `metric(outputs,
+    targets)` returns one score per sample, so that two networks can be compared on the same samples;
+    `agreement(outputs, reference_outputs)` likewise, without labels. `points` is what one unit of the metric is in
+    points: 100 where it is a share (accuracy), 1 where it is counted in points already (dB, BLEU).
 
     Methods receive the task without its `test` split (`for_method`).
     """
@@ -42,6 +44,7 @@ class Task:
     metric: Callable[[Tensor, Tensor], Tensor] = accuracy
     agreement: Callable[[Tensor, Tensor], Tensor] = top1_agreement
     higher_is_better: bool = True
+    points: float = 100.0
     seed: int = 0
 
     def split(self, name: str) -> Batches:

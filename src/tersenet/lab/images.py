@@ -24,7 +24,7 @@ from ..errors import InputError, UsageError
 
 CIFAR10_MEAN, CIFAR10_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 MNIST_MEAN, MNIST_STD = (0.1307,), (0.3081,)
-CALIBRATION = 512
+CALIBRATION = 4096
 Arrays = tuple[Tensor, Tensor]  # uint8 images [n, channels, height, width], labels [n]
 
 

@@ -42,6 +42,9 @@ class Imprinted(TrainedMethod):
   booktitle = {ICIP}, year = {2020}
 }"""
 
+    rate: ClassVar[str] = "average_bits"
+    rates: ClassVar[tuple[float, ...]] = tuple(8 - k / 4 for k in range(25))
+
     average_bits: float = 4.0
     rungs: tuple[int, ...] = (8, 4, 2)
     base: Literal["uniform", "pot", "apot"] = "uniform"

@@ -18,19 +18,19 @@ Needs the network's code and a calibration split with targets. It never sees the
 import math
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 import numpy as np
 from scipy.optimize import minimize
-from torch import Tensor, nn
+from torch import nn
 
 from ..core.method import Method, RunFolder, TensorSource
 from ..core.model import Piece
 from ..core.task import Task
 from ..errors import InputError, UsageError
 from ..progress import progress
-from ..steps.evaluate import checked_batch
+from ..steps.calibrate import calibration
 from ..steps.layers import find_layers, frozen
 from ..steps.rounded import Rounded, WeightGrid
 from ..steps.sides import check_finite, keep, prepare_batch_norm, why_kept
@@ -123,6 +123,15 @@ class Lapq(Method):
         if self.bn == "fold" or min(self.samples, self.iterations, self.evaluations) < 1:
             raise UsageError("lapq does not fold batch norm; samples, iterations and evaluations are at least 1")
 
+    @property
+    def sketch(self) -> Method:
+        """Clips by squared error, without a search."""
+        return replace(self, search="l2")
+
+    def work(self, task: Task | None) -> float:
+        """Every evaluation runs all calibration images."""
+        return self.samples * {"minmax": 2.0, "l2": 2.0, "lp": 40.0}.get(self.search, 40.0 + self.evaluations)
+
     def compress(
         self,
         source: TensorSource,
@@ -189,18 +198,3 @@ class Lapq(Method):
         search = Search(rounded, clips, loss, self.evaluations)
         search.run(self.iterations)
         return list(search.best * search.start)
-
-
-def calibration(task: Task, samples: int) -> list[tuple[Tensor, Tensor]]:
-    """The first `samples` images of the calibration split, in its batches. **Raises** `InputError` if it is empty."""
-    found, count = [], 0
-    for batch in task.split("calibration"):
-        inputs, targets = checked_batch(batch, "calibration")
-        left = samples - count
-        found.append((inputs[:left], targets[:left]))
-        count += len(found[-1][0])
-        if count >= samples:
-            break
-    if not count:
-        raise InputError("the calibration split of the task is empty: give it at least one batch")
-    return found

@@ -25,6 +25,8 @@ class Pot(TrainedMethod):
   booktitle = {ICLR}, year = {2020}, eprint = {1909.13144}
 }"""
 
+    rates: ClassVar[tuple[float, ...]] = (5, 4, 3, 2)
+
     estimator: str = "ste"
     range: Range = "rcf"
     first_clip: FirstClip = "mse"

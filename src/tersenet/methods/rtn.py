@@ -84,6 +84,7 @@ class Rtn(Method):
 
     needs: ClassVar[str] = "nothing"
     reference: ClassVar[str] = ""
+    rates: ClassVar[tuple[float, ...]] = (8, 7, 6, 5, 4, 3, 2, 1)
 
     bits: int = 4
     granularity: Literal["tensor", "channel", "group"] = "channel"

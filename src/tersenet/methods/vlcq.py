@@ -4,8 +4,7 @@ No fixed code width, no clipping, no data; the step decides the rate (VLCQ, Futu
 10.1016/j.future.2024.107654). Only its abstract was available to us, so the algorithm is ours:
 
 * One number rules all tensors. Where errors count alike, the optimal step is the same everywhere (a bit buys 6 dB
-  wherever it is spent); `target_bits` or `max_bytes` is met by bisection on estimated rates and at most three real
-  encodes.
+  wherever it is spent); `target_bits` or `max_bytes` is met by bisection on estimated rates and a few real encodes.
 * From the weights alone, errors are compensated along each row with a prior of what inputs look like.
 * With the network's code (`--model`), inputs are synthesised from the batch-norm statistics; the step of a layer
   follows its measured sensitivity, rows are scaled by theirs (free of charge where the following batch norm is written
@@ -18,9 +17,9 @@ synthesis.
 
 import math
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -28,12 +27,13 @@ from torch import Tensor, nn
 
 from ..core.grid import Uniform
 from ..core.method import Method, RunFolder, TensorSource
-from ..core.model import Entry, Piece, QTensor
+from ..core.model import CompressedModel, Entry, Piece, QTensor
 from ..core.task import Task
-from ..errors import BudgetError, InputError, UsageError
+from ..errors import BudgetError, UsageError
 from ..files.terse import measure
 from ..progress import progress
 from ..steps.budget import fill
+from ..steps.calibrate import calibration
 from ..steps.network import NetworkQuantizer, RowScale
 from ..steps.prior import relative_step, round_with_feedback, sampled
 from ..steps.rate import rounded_entropy
@@ -164,6 +164,8 @@ class Vlcq(Method):
 
     needs: ClassVar[str] = "nothing"
     reference: ClassVar[str] = ""
+    rate: ClassVar[str] = "target_bits"
+    rates: ClassVar[tuple[float, ...]] = tuple(round(8 * 0.95**k, 3) for k in range(72))
 
     target_bits: float | None = None
     max_bytes: int | None = None
@@ -181,6 +183,14 @@ class Vlcq(Method):
         if self.images < 1 or self.synthesis_steps < 1 or not 0 <= self.seed < 1 << 63:
             raise UsageError("images and synthesis_steps must be at least 1, seed 0 to 2^63 - 1")
 
+    def at(self, rate: float) -> Method:
+        """At another rate, and to no number of bytes."""
+        return replace(self, target_bits=rate, max_bytes=None)
+
+    def work(self, task: Task | None) -> float:
+        """Inputs are synthesised, and seen by every layer three times."""
+        return self.images * (100.0 if self.calibrate else 100.0 + 3 * self.synthesis_steps)
+
     def compress(
         self,
         source: TensorSource,
@@ -189,21 +199,40 @@ class Vlcq(Method):
         run: RunFolder | None = None,
     ) -> Iterator[Piece]:
         """Every tensor, quantised to the budget or kept. **Raises** `BudgetError` if the budget cannot be met."""
+        yield from self.prepared(source, module, task)(self)
+
+    def prepared(
+        self, source: TensorSource, module: nn.Module | None, task: Task | None
+    ) -> Callable[[Method], Iterator[Piece]]:
+        """Inputs, sensitivities and units of steps, measured once for all rates; sizes that were tried are known."""
         if self.calibrate and (task is None or module is None):
             raise UsageError("--calibrate needs --model and --task (task=...) with a calibration split")
         original, source = source, prepare_batch_norm(source, self.bn, module)
         reasons = {name: why_kept(name, spec, self) for name, spec in source.specs.items()}
         plan = Plan(source, {name: reason for name, reason in reasons.items() if reason is not None}, self.side)
-        if not plan.units:
-            size = measure(plan.kept_entries(), self.model(original, ()))
-            if self.max_bytes is not None and size > self.max_bytes:
-                raise BudgetError(f"{self.max_bytes:,} bytes cannot be met: nothing to quantise, {size:,} bytes", size)
-            yield from plan.kept_entries()
-            return
-        network = None if module is None else deepcopy(module).float().eval()
+        network = None if module is None or not plan.units else deepcopy(module).float().eval()
         inputs = None if network is None else self._inputs(network, task)
         if network is not None and inputs is not None:
             plan.use(NetworkQuantizer(network, inputs, plan.units.__contains__, self._row_scale(source), self.seed))
+        if self.layer_bits:
+            given = {name: self.bits_of(name, 0) for name in plan.units}
+            plan.follow({name: bits for name, bits in given.items() if bits})
+        tried: list[tuple[float, int]] = []
+
+        def pieces(method: Method) -> Iterator[Piece]:
+            assert isinstance(method, Vlcq)
+            return method._filled(plan, method.model(original, ()), tried)
+
+        return pieces
+
+    def _filled(self, plan: Plan, around: CompressedModel, tried: list[tuple[float, int]]) -> Iterator[Piece]:
+        """The tensors of `plan` at the step that fills the budget; `tried` are steps and bytes of the codes."""
+        rest = measure(plan.kept_entries(), around)
+        if not plan.units:
+            if self.max_bytes is not None and rest > self.max_bytes:
+                raise BudgetError(f"{self.max_bytes:,} bytes cannot be met: nothing to quantise, {rest:,} bytes", rest)
+            yield from plan.kept_entries()
+            return
         made: dict[float, dict[str, Entry]] = {}  # only a network's result is held: bare tensors are made again
 
         def entries(c: float) -> Iterator[tuple[str, Entry]]:
@@ -214,26 +243,18 @@ class Vlcq(Method):
                 made[c] = dict(plan.entries(c))
             return iter(made[c].items())
 
-        if self.layer_bits:
-            given = {name: self.bits_of(name, 0) for name in plan.units}
-            plan.follow({name: bits for name, bits in given.items() if bits})
-        around = self.model(original, ())
+        weights = sum(plan.source.specs[name].shape.numel() for name in plan.units)
+        bits = self.target_bits or DEFAULT_BITS
+        goal, what = rest + int(bits * weights / 8), f"{bits} bits per weight"
         if self.max_bytes is not None:
-            goal, rest, what = self.max_bytes, 0, f"a file of {self.max_bytes:,} bytes"
-        else:
-            weights = sum(source.specs[name].shape.numel() for name in plan.units)
-            goal = int((self.target_bits or DEFAULT_BITS) * weights / 8)
-            rest, what = measure(plan.kept_entries(), around), f"{self.target_bits or DEFAULT_BITS} bits per weight"
-        yield from entries(fill(plan.estimate, lambda c: measure(entries(c), around) - rest, goal, what))
+            goal, what = self.max_bytes, f"a file of {self.max_bytes:,} bytes"
+        yield from entries(fill(plan.estimate, lambda c: measure(entries(c), around), goal, what, rest, tried))
 
     def _inputs(self, module: nn.Module, task: Task | None) -> Tensor | None:
         """Inputs to compensate errors on: calibration data if asked for, else synthesised; None if impossible."""
         if self.calibrate:
             assert task is not None
-            batches = [inputs for inputs, _ in task.split("calibration")]
-            if not batches:
-                raise InputError("the calibration split of the task is empty: give it at least one batch")
-            return torch.cat(batches)[: self.images]
+            return torch.cat([inputs for inputs, _ in calibration(task, self.images)])
         if not has_statistics(module):
             warnings.warn(
                 f"{type(module).__name__} has no batch-norm statistics, so no inputs can be synthesised: errors are "

@@ -99,3 +99,14 @@ BASES = {
         "apot", 2, 8, lambda bits: with_signs(additive_magnitudes(bits - 1)), _powers(additive_magnitudes), learned_clip
     ),
 }  # fmt: skip
+
+
+def eight_bits(weight: Tensor, axis: int | None) -> LearnedScale:
+    """A uniform 8-bit quantizer whose largest level starts at the largest weight, with LSQ's gradients."""
+    rows = weight.float().reshape(1, -1) if axis is None else weight.float().transpose(0, axis).flatten(1)
+    step = (rows.abs().amax(1) / 127).clamp(min=1e-12)
+    factor = 1 / (rows.shape[1] * 127) ** 0.5
+    return LearnedScale(
+        weight, Integers(-127, 127), clipped,
+        axis=axis, normalise="no", parameter=step, per=1.0, gradient_factor=factor,
+    )  # fmt: skip

@@ -8,37 +8,75 @@ from .rate import LARGEST, solve_step
 
 MARGINS = ((0.998, 0), (0.996, 8), (0.98, 32))  # share of the goal, and bytes less, aimed at until a try has met it
 CLOSE = 0.985  # a result that uses this share of the budget is not tried again
+MOST = 9  # encodes
+STRIDE = 3.0  # factor between steps where all tries so far are on one side
 
 
-def fill(estimate: Callable[[float], float], encode: Callable[[float], int], goal: float, what: str) -> float:
-    """The step whose encoded size comes closest to `goal` bytes from below, after at most three real encodes.
+def fill(
+    estimate: Callable[[float], float],
+    encode: Callable[[float], int],
+    goal: float,
+    what: str,
+    beside: int = 0,
+    tried: list[tuple[float, int]] | None = None,
+) -> float:
+    """The step whose encoded size comes closest to `goal` bytes from below, after at most nine real encodes.
 
-    `estimate(step)` and `encode(step)` are bytes; both fall as the step grows. The second try assumes that they differ
-    by what they differed in the first, the third that they lie on the line through both.
+    `encode(step)` are bytes, of which `beside` do not depend on the step; `estimate(step)` are the others, estimated.
+    The second try assumes that they differ by what they differed in the first, the third that they lie on the line
+    through both. Where that is far off (codes of compensated weights at less than a bit), what follows lies between the
+    nearest tries on either side. Steps and bytes (without `beside`) are added to `tried`; with earlier ones in it, the
+    search begins between them.
 
     **Raises** `BudgetError` (with the nearest size reached) if no encode met the goal.
     """
-    tried: list[tuple[float, int, float]] = []  # estimate, size, step
-    for share, slack in MARGINS:
-        met = any(size <= goal for _, size, _ in tried)
-        step = solve_step(estimate, _aim(tried, goal * MARGINS[0][0] if met else goal * share - slack))
-        step = LARGEST if math.isinf(step) else step
-        tried.append((estimate(step), encode(step), step))
-        if CLOSE * goal <= tried[-1][1] <= goal:
+    tried = [] if tried is None else tried
+    known = len(tried)
+    wanted = goal - beside
+
+    def attempt(step: float) -> None:
+        tried.append((step, encode(step) - beside))
+
+    def done() -> bool:
+        return any(CLOSE * wanted <= size <= wanted for _, size in tried) or len(tried) - known >= MOST - 1
+
+    for share, slack in () if known > 1 or wanted <= 0 else MARGINS:
+        met = any(size <= wanted for _, size in tried)
+        step = solve_step(estimate, _aim(tried, estimate, wanted * MARGINS[0][0] if met else wanted * share - slack))
+        if math.isinf(step) or done():  # inf: no step is estimated to be enough
             break
-    fitting = [(size, step) for _, size, step in tried if size <= goal]
+        attempt(step)
+    while wanted > 0 and not done():
+        attempt(_between(tried, wanted))
+    if all(size > wanted for _, size in tried):
+        attempt(LARGEST)
+    fitting = [(size, step) for step, size in tried if size <= wanted]
     if not fitting:
-        nearest = min(size for _, size, _ in tried)
-        raise BudgetError(f"{what} cannot be met: the smallest result has {nearest:,} bytes of {goal:,}", nearest)
+        nearest = beside + min(size for _, size in tried)
+        raise BudgetError(f"{what} cannot be met: the smallest result has {nearest:,} bytes of {int(goal):,}", nearest)
     return max(fitting)[1]
 
 
-def _aim(tried: list[tuple[float, int, float]], wanted: float) -> float:
+def _aim(tried: list[tuple[float, int]], estimate: Callable[[float], float], wanted: float) -> float:
     """The estimate at which a size of `wanted` is expected."""
     if not tried:
         return wanted
-    estimated, size, _ = tried[-1]
-    slope = 1.0
-    if len(tried) > 1 and estimated != tried[-2][0]:
-        slope = min(2.0, max(0.5, (size - tried[-2][1]) / (estimated - tried[-2][0])))
+    (step, size), slope = tried[-1], 1.0
+    estimated = estimate(step)
+    if len(tried) > 1 and estimated != (before := estimate(tried[-2][0])):
+        slope = min(2.0, max(0.5, (size - tried[-2][1]) / (estimated - before)))
     return estimated + (wanted - size) / slope
+
+
+def _between(tried: list[tuple[float, int]], goal: float) -> float:
+    """A step between the largest that was too small and the smallest that was enough: where the line through both, in
+    logarithms, meets the goal."""
+    small = max((step, size) for step, size in [(0.0, 0), *tried] if size > goal or not step)
+    large = min((step, size) for step, size in [(math.inf, 0), *tried] if size <= goal)
+    if math.isinf(large[0]):
+        return min(small[0] * STRIDE or 1.0, LARGEST)
+    if not small[0]:
+        return large[0] / STRIDE
+    sizes = [math.log(max(1, size)) for size in (small[1], 0.99 * goal, large[1])]
+    share = min(0.9, max(0.1, (sizes[0] - sizes[1]) / (sizes[0] - sizes[2])))
+    return math.exp(math.log(small[0]) * (1 - share) + math.log(large[0]) * share)

@@ -20,15 +20,20 @@ class Estimate:
     high: float
     n: int
 
+    def times(self, factor: float) -> "Estimate":
+        """The same in another unit."""
+        return Estimate(self.mean * factor, self.low * factor, self.high * factor, self.n)
+
 
 @dataclass(frozen=True)
 class Evaluation:
     """What a network scores, and against a reference: the drop (reference minus network, paired) and the agreement.
 
-    `drop` is positive when the network is worse, whatever the direction of the metric.
+    `drop` is positive when the network is worse, whatever the direction of the metric. Without labels there is only the
+    agreement, and the drop is what it lacks to 1.
     """
 
-    metric: Estimate
+    metric: Estimate | None = None
     reference: Estimate | None = None
     drop: Estimate | None = None
     agreement: Estimate | None = None
@@ -53,6 +58,8 @@ def estimate(scores: Tensor) -> Estimate:
 def evaluate(module: nn.Module, task: Task, split: str = "test", reference: nn.Module | None = None) -> Evaluation:
     """Run `module` (and `reference`) on a split of `task`, in evaluation mode and without gradients.
 
+    Batches are `(inputs, targets)`, or inputs alone where there are no labels: then only the agreement is measured.
+
     **Raises** `InputError` if the split is missing or empty, or the metric does not return one score per sample.
     """
     device = next((p.device for p in module.parameters()), torch.device("cpu"))
@@ -61,22 +68,32 @@ def evaluate(module: nn.Module, task: Task, split: str = "test", reference: nn.M
     module.eval()
     with torch.inference_mode():
         for batch in task.split(split):
-            inputs, targets = (part.to(device) for part in checked_batch(batch, split))
+            inputs, targets = (None if part is None else part.to(device) for part in _parts(batch, split))
+            assert inputs is not None
             outputs = module(inputs)
-            own.append(_checked(task.metric(outputs, targets), len(targets)))
-            if reference is not None:
-                expected = reference.eval()(inputs)
-                other.append(_checked(task.metric(expected, targets), len(targets)))
-                agree.append(_checked(task.agreement(outputs, expected), len(targets)))
+            expected = None if reference is None else reference.eval()(inputs)
+            if targets is not None:
+                own.append(_checked(task.metric(outputs, targets), len(inputs)))
+            if expected is not None:
+                agree.append(_checked(task.agreement(outputs, expected), len(inputs)))
+                if targets is not None:
+                    other.append(_checked(task.metric(expected, targets), len(inputs)))
     module.train(was_training)
+    if not own and not agree:
+        raise InputError(f"the {split} split of the task is empty or has no labels: give it at least one batch")
+    agreement = estimate(torch.cat(agree)) if agree else None
     if not own:
-        raise InputError(f"the {split} split of the task is empty: give it at least one batch")
+        return Evaluation(drop=paired(1 - torch.cat(agree)), agreement=agreement)
     scores = torch.cat(own)
-    if reference is None:
+    if not other:
         return Evaluation(estimate(scores))
     sign = 1 if task.higher_is_better else -1
     difference = (torch.cat(other) - scores) * sign
-    return Evaluation(estimate(scores), estimate(torch.cat(other)), _paired(difference), estimate(torch.cat(agree)))
+    return Evaluation(estimate(scores), estimate(torch.cat(other)), paired(difference), agreement)
+
+
+def _parts(batch: Any, split: str) -> tuple[Tensor, Tensor | None]:
+    return (batch, None) if isinstance(batch, Tensor) else checked_batch(batch, split)
 
 
 def checked_batch(batch: Any, split: str) -> tuple[Tensor, Tensor]:
@@ -89,10 +106,23 @@ def checked_batch(batch: Any, split: str) -> tuple[Tensor, Tensor]:
     return batch[0], batch[1]
 
 
-def _paired(difference: Tensor) -> Estimate:
-    n = difference.numel()
-    mean = float(difference.mean())
-    half = 1.959964 * float(difference.std()) / math.sqrt(n) if n > 1 else math.inf
+def paired(difference: Tensor) -> Estimate:
+    """The mean of paired differences ([n]) with a 95 % interval.
+
+    Where every difference is -1, 0 or 1 (right or wrong), the interval of Bonett and Price (2012), which is not empty
+    where nothing differed: with a and b the numbers of 1 and -1, `p = (a + 1) / (n + 2)`, `q = (b + 1) / (n + 2)`,
+    `p - q +- 1.96 sqrt((p + q - (p - q)^2) / (n + 2))`. Else the normal interval.
+
+    >>> round(paired(torch.zeros(198)).high, 5)
+    0.01386
+    """
+    difference = difference.to(torch.float64)
+    n, mean, z = difference.numel(), float(difference.mean()), 1.959964
+    if ((difference == 0) | (difference.abs() == 1)).all():
+        p, q = ((float((difference == side).sum()) + 1) / (n + 2) for side in (1, -1))
+        half = z * math.sqrt((p + q - (p - q) ** 2) / (n + 2))
+        return Estimate(mean, min(mean, p - q - half), max(mean, p - q + half), n)
+    half = z * float(difference.std()) / math.sqrt(n) if n > 1 else math.inf
     return Estimate(mean, mean - half, mean + half, n)
 
 

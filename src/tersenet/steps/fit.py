@@ -153,11 +153,12 @@ def distance(outputs: Tensor, wanted: Tensor) -> Tensor:
 
 
 def _validate(module: nn.Module, task: Task) -> float:
-    """The mean score on the validation split; leaves module and random states as they were."""
+    """The mean score on the validation split (NaN without labels); leaves module and random states as they were."""
     state = _random_state()
-    mean = evaluate(module, task, "validation").metric.mean
+    labelled = not isinstance(next(iter(task.split("validation")), None), Tensor)
+    found = evaluate(module, task, "validation").metric if labelled else None
     _restore(state)
-    return mean
+    return math.nan if found is None else found.mean
 
 
 def _check_labels(task: Task, outputs: Tensor, targets: Tensor) -> None:
@@ -199,6 +200,12 @@ def _count(batches: Any) -> int:
         return len(batches)
     except TypeError:
         return sum(1 for _ in batches)
+
+
+def samples(batches: Any) -> int:
+    """About how many samples the batches hold: their number times the size of the first."""
+    first = next(iter(batches), None)
+    return 0 if first is None else _count(batches) * len(checked_batch(first, "train")[0])
 
 
 def _not_finite(loss: float, step: int, total: int, run: Run | None) -> str:

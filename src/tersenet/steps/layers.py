@@ -1,6 +1,6 @@
 """Which layers a network runs, in which order, what goes into them, and which batch norm follows: seen by hooks."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
@@ -124,6 +124,27 @@ def _flat(output: Any) -> Tensor:
     return torch.cat([torch.zeros(0), *map(_flat, values)])
 
 
+def inputs_of_layers(module: nn.Module, paths: Collection[str], inputs: Tensor) -> dict[str, Tensor]:
+    """What goes into the layers at `paths` (in their first call) when `module` runs on `inputs`, copied."""
+    caught: dict[str, Tensor] = {}
+
+    def hook(path: str) -> Callable[..., None]:
+        def keep(part: nn.Module, given: Any) -> None:
+            if path not in caught:
+                caught[path] = given[0].detach().clone()
+
+        return keep
+
+    handles = [module.get_submodule(path).register_forward_pre_hook(hook(path)) for path in paths]
+    try:
+        with torch.no_grad():
+            module(inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return caught
+
+
 def input_of(module: nn.Module, path: str, inputs: Tensor) -> Tensor:
     """What goes into the layer at `path` when `module` runs on `inputs` (the rest of the network does not run)."""
     caught: list[Tensor] = []
@@ -143,8 +164,12 @@ def input_of(module: nn.Module, path: str, inputs: Tensor) -> Tensor:
     return caught[0]
 
 
-def patches(part: nn.Module, given: Tensor) -> Tensor:
-    """The vectors a layer multiplies its weight rows with. **Shapes**: -> `[groups, positions, columns]`."""
+def patches(part: nn.Module, given: Tensor, every: int = 1, phase: int = 0) -> Tensor:
+    """The vectors a layer multiplies its weight rows with. **Shapes**: -> `[groups, positions, columns]`.
+
+    Only positions in every `every`-th row and column of the output, beginning at one that `phase` (0 to every^2 - 1)
+    chooses.
+    """
     if isinstance(part, nn.Linear):
         return given.reshape(1, -1, given.shape[-1])
     assert isinstance(part, nn.Conv1d | nn.Conv2d)
@@ -153,8 +178,15 @@ def patches(part: nn.Module, given: Tensor) -> Tensor:
         padding, stride, dilation = (0, *_pads(part)), (1, *part.stride), (1, *part.dilation)
     else:
         size, stride, dilation, padding = part.kernel_size, part.stride, part.dilation, _pads(part)
-    columns = F.unfold(given, size, dilation, padding, stride)
-    split: Tensor = columns.unflatten(1, (part.groups, -1)).permute(1, 0, 3, 2).flatten(1, 2)
+    if every > 1:
+        given = F.pad(given, [side for width in padding[::-1] for side in (width, width)])
+        sizes = zip(given.shape[2:], size, dilation, stride, strict=True)
+        steps = [min(every, (n - d * (k - 1) - 1) // s + 1) for n, k, d, s in sizes]
+        starts = [s * (place % step) for s, place, step in zip(stride, divmod(phase, every), steps, strict=True)]
+        given, padding = given[..., starts[0] :, starts[1] :], (0, 0)
+        stride = tuple(step * s for step, s in zip(steps, stride, strict=True))
+    found = F.unfold(given, size, dilation, padding, stride)
+    split: Tensor = found.unflatten(1, (part.groups, -1)).permute(1, 0, 3, 2).flatten(1, 2)
     return split
 
 

@@ -9,11 +9,22 @@ from torch import Tensor, nn
 
 from ..progress import progress
 from .compensate import hardness, inverse_factor, retarget, round_compensated
-from .layers import find_layers, frozen, input_of, patches
+from .layers import find_layers, frozen, input_of, inputs_of_layers, patches
 from .sensitivity import output_sensitivity
 
 BATCH = 32
+PROBED = 512  # inputs that sensitivity is measured on
+POSITIONS = 1 << 17  # places of a layer's input that moments are measured on, over all inputs; 64 an input at least
+HELD = 2 << 30  # bytes of inputs of layers that are kept in memory instead of being computed again
 RowScale = Callable[[str, Tensor], Tensor | None]
+
+
+def holdable(module: nn.Module, inputs: Tensor) -> int:
+    """How many inputs there may be so that the inputs of all layers can be held in memory; `inputs` are a few."""
+    with frozen(module):
+        paths = [layer.path for layer in find_layers(module, inputs)]
+        found = inputs_of_layers(module, paths, inputs)
+    return HELD * len(inputs) // sum(part.numel() * part.element_size() for part in found.values())
 
 
 class NetworkQuantizer:
@@ -37,7 +48,8 @@ class NetworkQuantizer:
         with frozen(module):
             found = find_layers(module, inputs[:2])
             self.layers = [layer for layer in found if wanted(layer.weight)]
-            sensitivity = output_sensitivity(module, self.layers, inputs, seed)
+            self._held: dict[str, list[Tensor]] | None = self._kept_inputs()
+            sensitivity = output_sensitivity(module, self.layers, inputs[:PROBED], seed)
             self.units: dict[str, float] = {}
             self.scales: dict[str, Tensor] = {}
             self.norms: dict[str, str] = {}
@@ -80,16 +92,37 @@ class NetworkQuantizer:
         assert isinstance(weight, Tensor)
         return weight
 
+    def _kept_inputs(self) -> dict[str, list[Tensor]] | None:
+        """The inputs of every layer in the original network, batch by batch, unless they are too large to hold."""
+        paths = [layer.path for layer in self.layers]
+        held: dict[str, list[Tensor]] = {path: [] for path in paths}
+        for done, batch in enumerate(self.inputs.split(BATCH)):
+            found = inputs_of_layers(self.module, paths, batch)
+            size = sum(part.numel() * part.element_size() for part in found.values())
+            if size * len(self.inputs) > HELD * len(batch):
+                return None
+            for path, part in found.items():
+                held[path].append(part)
+            progress("seeing inputs of layers", done + 1, -(-len(self.inputs) // BATCH))
+        return held
+
     def _moments(self, path: str, quantised: nn.Module) -> tuple[Tensor, Tensor]:
         """X'^T X' and (X - X')^T X' per input, with X' the layer's inputs in `quantised` and X those in the original.
+
+        Of many inputs, every k-th position is looked at.
 
         **Shapes**: `[groups, columns, columns]` twice.
         """
         moment = drift = torch.zeros(())
-        part = self.module.get_submodule(path)
-        for batch in self.inputs.split(BATCH):
-            seen = patches(part, input_of(quantised, path, batch))
-            moment = moment + seen.mT @ seen
+        part, positions, every, looked = self.module.get_submodule(path), 0, 1, 0
+        for index, batch in enumerate(self.inputs.split(BATCH)):
+            own = self._held[path][index] if self._held else input_of(self.module, path, batch)
+            if not index:
+                positions = patches(part, own[:1]).shape[1]
+                every = max(1, math.isqrt(int(positions / max(64, POSITIONS / len(self.inputs)))))
+            first = seen = patches(part, own, every, index % every**2)
             if quantised is not self.module:
-                drift = drift + (patches(part, input_of(self.module, path, batch)) - seen).mT @ seen
-        return moment / len(self.inputs), drift / len(self.inputs)
+                seen = patches(part, input_of(quantised, path, batch), every, index % every**2)
+                drift = drift + (first - seen).mT @ seen
+            moment, looked = moment + seen.mT @ seen, looked + seen.shape[1]
+        return moment * (positions / looked), drift * (positions / looked)

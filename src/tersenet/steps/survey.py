@@ -10,10 +10,12 @@ from ..core.task import Task
 from ..errors import InputError
 from ..progress import progress
 from ..quantizers.bases import BASES, first_rounding
+from .calibrate import calibration
 from .importance import Batch, fisher, hessian, imprint, replaced
 from .layers import find_layers, frozen
 
 BATCHES = 4  # that curvature is measured on
+SAMPLES = 512
 
 
 @dataclass(frozen=True)
@@ -44,13 +46,11 @@ def scores_of(kind: str, module: nn.Module, task: Task, names: Sequence[str], se
 def survey(module: nn.Module, task: Task, bits: int = 4, kind: str = "imprint", seed: int = 0) -> list[LayerCost]:
     """Every layer of `module` in the order they run, rounded to `bits` bits (uniform, one scale, least squares).
 
-    Losses are on the calibration split, agreements too (they need no labels). The module is left as it was.
+    Losses and agreements are on the first 512 calibration images. The module is left as it was.
 
     **Raises** `InputError` if the calibration split is empty or there is no layer.
     """
-    batches = list(task.split("calibration"))
-    if not batches:
-        raise InputError("the calibration split of the task is empty: give it at least one batch")
+    batches = calibration(task, SAMPLES)
     with frozen(module):
         names = list(dict.fromkeys(layer.weight for layer in find_layers(module, batches[0][0][:2])))
     if not names:

@@ -8,7 +8,7 @@ import warnings
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from copy import deepcopy
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -17,7 +17,6 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from ..core.levels import Integers
 from ..core.method import Method, RunFolder, TensorSource
 from ..core.model import Finding, Piece, TensorSpec
 from ..core.task import Task
@@ -25,13 +24,13 @@ from ..errors import InputError, UsageError
 from ..files.terse import load
 from ..quantizers import attach
 from ..quantizers.activation import InputQuantizer, Range
-from ..quantizers.bases import BASES, Base, FirstClip
+from ..quantizers.bases import BASES, Base, FirstClip, eight_bits
 from ..quantizers.estimators import RULES
 from ..quantizers.project import Rule
 from ..quantizers.quantizer import Quantizer
-from ..quantizers.weight import LearnedScale, Remedy
+from ..quantizers.weight import Remedy
 from .batchnorm import reestimate
-from .fit import Schedule, fit, inputs_of, seed_all
+from .fit import Schedule, fit, inputs_of, samples, seed_all
 from .layers import BATCH_NORMS, Layer, find_layers, frozen
 from .processes import Processes
 from .run import Run
@@ -114,6 +113,16 @@ class TrainedMethod(Method):
     def rule(self) -> Rule:
         """The gradient rule of weights."""
         return RULES[self.estimator]
+
+    @property
+    def sketch(self) -> Method:
+        """The same without training."""
+        return replace(self, epochs=0, stages=())
+
+    def work(self, task: Task | None) -> float:
+        """Every epoch runs all training samples forward and back, twice forward where it distills."""
+        epochs = self.epochs * (len(self.stages) + 1)
+        return epochs * samples(task.split("train")) * (4 if self.distill else 3) if task and epochs else 0.0
 
     def attach(self, module: nn.Module, specs: Mapping[str, TensorSpec], inputs: Iterable[Tensor], bits: int,
                aliases: Mapping[str, str] | None = None) -> nn.Module:  # fmt: skip
@@ -265,17 +274,6 @@ class TrainedMethod(Method):
                 getattr(part, leaf).copy_(kept.dequantize())
             yield name, kept
         yield from attach.frozen_inputs(network).items()
-
-
-def eight_bits(weight: Tensor, axis: int | None) -> LearnedScale:
-    """A uniform 8-bit quantizer whose largest level starts at the largest weight, with LSQ's gradients."""
-    rows = weight.float().reshape(1, -1) if axis is None else weight.float().transpose(0, axis).flatten(1)
-    step = (rows.abs().amax(1) / 127).clamp(min=1e-12)
-    factor = 1 / (rows.shape[1] * 127) ** 0.5
-    return LearnedScale(
-        weight, Integers(-127, 127), RULES["clipped"],
-        axis=axis, normalise="no", parameter=step, per=1.0, gradient_factor=factor,
-    )  # fmt: skip
 
 
 def begin_with(network: nn.Module, start: Path) -> None:

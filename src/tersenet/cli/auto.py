@@ -1,0 +1,49 @@
+"""`tersenet auto`: the smallest file within a drop (or the best within a number of bytes), by whatever method."""
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .output import Force, Json, progress_bar
+from .targets import MaxBytes, MaxDrop, points, report, say
+
+
+def command(
+    checkpoint: Annotated[Path, typer.Argument(help=".safetensors, .pt, .pth or a Hugging Face folder.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The file to write; trials go to OUTPUT.search.")],
+    model: Annotated[str, typer.Option(help="The network's code: module:function, FILE.py:function, or a name.")],
+    task: Annotated[str, typer.Option(help="Data: module:function, FILE.py:function, digits, mnist or cifar10.")],
+    model_arg: Annotated[list[str] | None, typer.Option(help="name=value for --model; may be repeated.")] = None,
+    task_arg: Annotated[list[str] | None, typer.Option(help="name=value for --task; may be repeated.")] = None,
+    max_drop: MaxDrop = None,
+    max_bytes: MaxBytes = None,
+    train: Annotated[bool, typer.Option("--train", help="Allow methods that train.")] = False,
+    time_limit: Annotated[float, typer.Option(help="Minutes.")] = 30.0,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Try methods from cheap to dear: data-free, calibrated, and with --train trained. The best file is always there.
+
+    The same command goes on where it was stopped (by Ctrl-C, the time limit, a kill).
+    """
+    from ..budgets import auto
+    from .factory import make_model, make_task
+
+    began = time.perf_counter()
+    with progress_bar():
+        outcome = auto(
+            checkpoint,
+            output,
+            module=make_model(model, model_arg or []),
+            task=make_task(task, task_arg or []),
+            max_bytes=max_bytes,
+            max_drop=points(max_drop),
+            train=train,
+            time_limit=time_limit * 60,
+            force=force,
+            named=" ".join([task, *(task_arg or [])]),
+            say=say,
+        )
+    report(outcome, output, as_json, time.perf_counter() - began)

@@ -1,0 +1,137 @@
+"""Budgets on the command line: their options, what is said on the way, and the report at the end."""
+
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ..errors import UsageError
+from .output import print_json, print_table
+
+if TYPE_CHECKING:
+    from ..budgets import Outcome
+    from ..steps.trials import Trial
+
+MaxDrop = Annotated[
+    str | None,
+    typer.Option(help="The smallest file within this many points of the metric (or of agreement)."),
+]
+MaxBytes = Annotated[int | None, typer.Option(help="The best file of at most this many bytes on disk.")]
+
+
+def points(text: str | None) -> float | None:
+    """The value of `--max-drop`. **Raises** `UsageError` for a percentage."""
+    if text is None:
+        return None
+    if "%" in text:
+        number = text.replace("%", "").strip()
+        raise UsageError(
+            f"--max-drop {text!r}: a drop is in points of the metric, not in percent of it, because '1 %' of 90 % "
+            f"could be 89.1 % or 89 %: write --max-drop {number} for a drop from 90 % to {_less(number)} %"
+        )
+    try:
+        return float(text)
+    except ValueError:
+        raise UsageError(f"--max-drop is {text!r}; it is a number of points, such as 1 or 0.5") from None
+
+
+def _less(number: str) -> str:
+    try:
+        return f"{90 - float(number):g}"
+    except ValueError:
+        return "less"
+
+
+def say(text: str) -> None:
+    """One line on standard error."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def report(outcome: "Outcome", output: Path, as_json: bool, seconds: float) -> None:
+    """Print the outcome and the frontier, draw it, and leave with exit code 1 if the target is not kept."""
+    from ..steps.search import frontier
+
+    best, kept = outcome.best, frontier(outcome.trials)
+    picture = output.with_name(output.name + ".search") / "frontier.png"
+    drawn = len(kept) > 1 and _draw(outcome, kept, picture)
+    facts = {
+        "output": str(output), "bytes": best.bytes, "method": best.name, "target": asdict(outcome.target),
+        "verdict": outcome.verdict, "holds": outcome.holds, "ended": outcome.ended,
+        "validation": {"drop": best.drop, "low": best.low, "high": best.high, "n": best.n},
+        "test": None if outcome.test is None else asdict(outcome.test), "test_verdict": outcome.test_verdict,
+        "test_looks": outcome.looks, "trials": [{"name": t.name, **asdict(t)} for t in outcome.trials],
+        "seconds": round(seconds, 1), "picture": str(picture) if drawn else None,
+    }  # fmt: skip
+    if as_json:
+        print_json(facts)
+    else:
+        if kept:
+            rows = [(f"{t.bytes:,}", f"{t.drop:.2f}", f"{t.low:.2f} to {t.high:.2f}", t.name) for t in kept]
+            print_table(f"frontier of {len(outcome.trials)} trials", (">bytes", ">drop", ">95 %", "by"), rows)
+        print("\n".join(_lines(outcome, output, seconds)))
+        if drawn:
+            print(f"picture: {picture}")
+    if not outcome.holds:
+        say(f"tersenet: {outcome.target} cannot be met{_how_near(outcome, best)}")
+        raise typer.Exit(1)
+
+
+def _lines(outcome: "Outcome", output: Path, seconds: float) -> list[str]:
+    best, target = outcome.best, outcome.target
+    lines = [f"{output}: {best.bytes:,} bytes, {best.name}; {len(outcome.trials)} trials, {seconds:.0f} s"]
+    if outcome.ended != "finished":
+        lines.append(f"{outcome.ended} before the search was finished: the same command goes on")
+    if best.drop is not None:
+        lines.append(f"validation: drop {_interval(best.drop, best.low, best.high, best.n)}")
+    if outcome.test is not None:
+        test, looks = outcome.test, f"look {outcome.looks} of this search" if outcome.looks > 1 else "looked at once"
+        lines.append(f"test ({looks}): drop {_interval(test.mean, test.low, test.high, test.n)}")
+        if outcome.test_verdict is not None:
+            lines[-1] += f": {outcome.test_verdict}"
+    lines.append(f"{target}: {outcome.verdict}{_how_near(outcome, best)}")
+    return lines
+
+
+def _interval(mean: float, low: float | None, high: float | None, n: int | None) -> str:
+    return f"{mean:.2f} points (95 %: {low:.2f} to {high:.2f}, n = {n:,})"
+
+
+def _how_near(outcome: "Outcome", best: "Trial") -> str:
+    target = outcome.target
+    if target.max_bytes is not None:
+        over = best.bytes - target.max_bytes
+        return f"; the nearest file has {over:,} bytes too many" if over > 0 else ""
+    assert target.max_drop is not None and best.drop is not None
+    if best.drop > target.max_drop:
+        return f"; the nearest file drops {best.drop - target.max_drop:.2f} points too many"
+    if outcome.verdict == "undecided":
+        return f"; {best.n:,} samples are too few to be sure, the mean is within"
+    return ""
+
+
+def _draw(outcome: "Outcome", kept: "list[Trial]", path: Path) -> bool:
+    """Drop over bytes of all trials and the frontier; False where matplotlib is absent."""
+    try:
+        import matplotlib
+    except ImportError:
+        return False
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(7, 4.5))
+    for name in dict.fromkeys(trial.name.split()[0] for trial in outcome.trials):
+        found = [t for t in outcome.trials if t.name.split()[0] == name and t.drop is not None]
+        bars = [[t.drop - (t.low or 0) for t in found], [(t.high or 0) - t.drop for t in found]]  # type: ignore[operator]
+        axes.errorbar([t.bytes for t in found], [t.drop or 0 for t in found], bars, fmt="o", ms=4, lw=0.8, label=name)
+    axes.step([t.bytes for t in kept], [t.drop or 0 for t in kept], where="post", color="black", lw=0.8)
+    if outcome.target.max_drop is not None:
+        axes.axhline(outcome.target.max_drop, ls="--", lw=0.8, color="grey")
+        axes.set_ylim(top=max(4 * outcome.target.max_drop, 1))
+    axes.set(xscale="log", xlabel="bytes of the file on disk", ylabel="drop in points, validation")
+    axes.legend(fontsize=8)
+    figure.tight_layout()
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+    return True

@@ -34,6 +34,7 @@ from ..files.terse import measure
 from ..progress import progress
 from ..steps.budget import fill
 from ..steps.calibrate import calibration
+from ..steps.compensate import DAMPING
 from ..steps.network import NetworkQuantizer, RowScale
 from ..steps.prior import relative_step, round_with_feedback, sampled
 from ..steps.rate import rounded_entropy
@@ -43,6 +44,7 @@ from ..steps.synthesize import guess_shape, has_statistics, synthesize
 DEFAULT_BITS = 4.0
 SAMPLE = 1 << 14  # weights per tensor that rates are estimated on
 MOST = 2.0**22  # magnitude of a code
+REAL_DAMPING = 0.03  # of moments of real inputs: better below 1 bit, equal above (docs/design/0007)
 TABLE_BYTES = 14  # what a tensor's frequency table takes, for estimates
 
 
@@ -213,7 +215,9 @@ class Vlcq(Method):
         network = None if module is None or not plan.units else deepcopy(module).float().eval()
         inputs = None if network is None else self._inputs(network, task)
         if network is not None and inputs is not None:
-            plan.use(NetworkQuantizer(network, inputs, plan.units.__contains__, self._row_scale(source), self.seed))
+            rows, damping = self._row_scale(source), REAL_DAMPING if self.calibrate else DAMPING
+            wanted = plan.units.__contains__
+            plan.use(NetworkQuantizer(network, inputs, wanted, rows, self.seed, damping))
         if self.layer_bits:
             given = {name: self.bits_of(name, 0) for name in plan.units}
             plan.follow({name: bits for name, bits in given.items() if bits})

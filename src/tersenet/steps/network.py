@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..progress import progress
-from .compensate import hardness, inverse_factor, retarget, round_compensated
+from .compensate import DAMPING, hardness, inverse_factor, retarget, round_compensated
 from .layers import find_layers, frozen, input_of, inputs_of_layers, patches
 from .sensitivity import output_sensitivity
 
@@ -43,8 +43,9 @@ class NetworkQuantizer:
         wanted: Callable[[str], bool],
         row_scale: RowScale,
         seed: int,
+        damping: float = DAMPING,
     ) -> None:
-        self.module, self.inputs = module, inputs
+        self.module, self.inputs, self.damping = module, inputs, damping
         with frozen(module):
             found = find_layers(module, inputs[:2])
             self.layers = [layer for layer in found if wanted(layer.weight)]
@@ -60,7 +61,7 @@ class NetworkQuantizer:
                 scale = row_scale(layer.batch_norm, importance / middle) if layer.batch_norm else None
                 if scale is not None:
                     self.norms[layer.weight], self.scales[layer.weight] = layer.batch_norm, scale
-                costs = [math.log(hardness(inverse_factor(m))) for m in self._moments(layer.path, module)[0]]
+                costs = [math.log(hardness(inverse_factor(m, damping))) for m in self._moments(layer.path, module)[0]]
                 self.units[layer.weight] = 1 / math.sqrt(middle * math.exp(sum(costs) / len(costs)))
                 progress("measuring layers", done + 1, len(self.layers))
 
@@ -78,7 +79,9 @@ class NetworkQuantizer:
                     weight.flatten(1).chunk(layer.groups), scale.chunk(layer.groups), moments, drifts, strict=True
                 )
                 parts = [
-                    round_compensated(retarget(part, moment, drift) * factor, inverse_factor(moment), step)
+                    round_compensated(
+                        retarget(part, moment, drift, self.damping) * factor, inverse_factor(moment, self.damping), step
+                    )
                     for part, factor, moment, drift in rows
                 ]
                 codes = torch.cat(parts)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from tersenet.api import load_network
 from tersenet.cli.factory import make_model, make_task
+from tersenet.steps.calibrate import calibration
 
 
 def run(*arguments: object) -> dict:
@@ -51,7 +52,7 @@ def calibration_loss(file: Path, model: str) -> float:
     """The loss of the decoded file on the calibration images."""
     task, network = make_task("cifar10", []), load_network(file, make_model(model, []))
     total = count = 0.0
-    for inputs, targets in task.split("calibration"):
+    for inputs, targets in calibration(task, 512):
         total += float(task.loss(network(inputs), targets)) * len(targets)
         count += len(targets)
     return total / count

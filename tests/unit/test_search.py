@@ -24,8 +24,7 @@ from tersenet.steps.search import Target, boundary, frontier
 from tersenet.steps.trials import Trial
 
 BRIEF: dict[str, dict[str, Any]] = {
-    "rtn": {}, "vlcq": {"images": 16, "synthesis_steps": 4}, "lapq": {"search": "l2"}, "imprint": {"epochs": 0}, "lsq": {"epochs": 1},
-    "pot": {"epochs": 1}, "apot": {"epochs": 1},
+    "rtn": {}, "vlcq": {"images": 16, "synthesis_steps": 4}, "lapq": {"search": "l2"}, "imprint": {"epochs": 0},
 }  # fmt: skip
 
 

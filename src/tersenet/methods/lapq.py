@@ -31,6 +31,7 @@ from ..core.task import Task
 from ..errors import InputError, UsageError
 from ..progress import progress
 from ..steps.calibrate import calibration
+from ..steps.fold import rewritten
 from ..steps.layers import find_layers, frozen
 from ..steps.rounded import Rounded, WeightGrid
 from ..steps.sides import check_finite, keep, prepare_batch_norm, why_kept
@@ -96,7 +97,7 @@ class Lapq(Method):
     """Loss-aware post-training quantisation: `bits` per weight (2 to 8), `act_bits` per layer input (32: not rounded).
 
     `search` stops early: "minmax" (no clipping), "l2" (mean squared error), "lp" (phase 2) or "powell". `samples`
-    calibration images, at most `evaluations` in phase 3.
+    calibration images, at most `evaluations` in phase 3. `bn="fold"` and `equalise` rewrite the network first.
     """
 
     needs: ClassVar[str] = "calibration"
@@ -115,13 +116,16 @@ class Lapq(Method):
     samples: int = 512
     iterations: int = 2
     evaluations: int = 1000
+    equalise: bool = False
 
     def __post_init__(self) -> None:
         for bits in (self.bits, *([] if self.act_bits == 32 else [self.act_bits]), *self.layer_bits.values()):
             if not 2 <= bits <= 8:
                 raise UsageError(f"bits is {bits}; lapq has 2 to 8, and 32 for inputs that are not rounded")
-        if self.bn == "fold" or min(self.samples, self.iterations, self.evaluations) < 1:
-            raise UsageError("lapq does not fold batch norm; samples, iterations and evaluations are at least 1")
+        if min(self.samples, self.iterations, self.evaluations) < 1:
+            raise UsageError("samples, iterations and evaluations are at least 1")
+        if self.equalise and self.bn == "pair":
+            raise UsageError("--equalise needs batch norm folded: give --bn fold (or keep, for a network without any)")
 
     @property
     def sketch(self) -> Method:
@@ -142,11 +146,14 @@ class Lapq(Method):
         """Every tensor, quantised or kept, and the rounding of inputs. **Raises** `UsageError`, `InputError`."""
         if module is None or task is None:
             raise UsageError("lapq calibrates: give the network's code (--model, module=) and --task (task=)")
+        if self.equalise or self.bn == "fold":
+            source = rewritten(source, module, calibration(task, 2)[0][0], self.equalise)
+            module = source.module
         rounded = self.prepare(source, module, task)
         clips = self.clips(rounded)
         rounded.set(clips)
         found = dict(zip(rounded.names, clips, strict=True))
-        paired = prepare_batch_norm(source, self.bn, module)
+        paired = prepare_batch_norm(source, "pair" if self.bn == "pair" else "keep", module)
         for name, spec in paired.specs.items():
             if name in rounded.grids:
                 entry = rounded.quantised(name, found[name])

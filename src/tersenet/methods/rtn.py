@@ -5,7 +5,8 @@ with `s = mean|w|`, the least-squares choice. Affine: `scale = (max - min) / (2^
 integer zero point, codes in `[-2^(B-1), 2^(B-1) - 1]`. One scale per tensor, per output channel, or per group of
 consecutive weights of a row. Scales are rounded to fp16 (fp32 where fp16 would lose them) before the codes are chosen.
 
-Needs nothing but the weights.
+Needs nothing but the weights; with the network's code (`--model`), `--bn fold` folds batch norm into the weights first
+and `--equalise` equalises channels between layers (Nagel et al. 2019), which helps one scale per tensor most.
 """
 
 from collections.abc import Callable, Iterator
@@ -20,6 +21,7 @@ from ..core.method import Method, RunFolder, TensorSource
 from ..core.model import Piece, QTensor
 from ..core.task import Task
 from ..errors import UsageError
+from ..steps.fold import rewritten
 from ..steps.sides import LARGEST, check_finite, keep, prepare_batch_norm, why_kept
 
 BLOCK = 1 << 17  # weights per block: stays in the cache
@@ -90,14 +92,15 @@ class Rtn(Method):
     granularity: Literal["tensor", "channel", "group"] = "channel"
     group_size: int = 128
     affine: bool = False
+    equalise: bool = False
 
     def __post_init__(self) -> None:
         if not 1 <= self.bits <= 8:
             raise UsageError(f"bits is {self.bits}; rtn has 1 to 8")
         if not 1 <= self.group_size <= 1 << 31:
             raise UsageError(f"group_size is {self.group_size}; it must be 1 to 2^31")
-        if self.bn == "fold":
-            raise UsageError("rtn does not fold batch norm; use --bn pair, or --method vlcq")
+        if self.equalise and self.bn == "pair":
+            raise UsageError("--equalise needs batch norm folded: give --bn fold (or keep, for a network without any)")
 
     def compress(
         self,
@@ -106,8 +109,11 @@ class Rtn(Method):
         task: Task | None = None,
         run: RunFolder | None = None,
     ) -> Iterator[Piece]:
-        """Every tensor of `source`, rounded or kept, in order; `module` only tells how batch norm is paired."""
-        source = prepare_batch_norm(source, self.bn, module)
+        """Every tensor of `source`, rounded or kept, in order; `module` only tells how it may be rewritten."""
+        rewrites = self.equalise or self.bn == "fold"
+        source = (
+            rewritten(source, module, None, self.equalise) if rewrites else prepare_batch_norm(source, self.bn, module)
+        )
         for name, spec in source.specs.items():
             tensor, reason = source.read(name), why_kept(name, spec, self)
             chosen = replace(self, bits=self.bits_of(name, self.bits)) if self.layer_bits else self

@@ -83,15 +83,15 @@ def undoable(module: nn.Module, inputs: Tensor, pairs: Mapping[str, str]) -> dic
     """
     network = deepcopy(module).eval()
     with torch.no_grad():
-        expected = _flat(network(inputs))
+        expected = flat(network(inputs))
         if not torch.isfinite(expected).all():
             return {}
-        if all(_rescale(network, *pair) for pair in pairs.items()) and _same(network, inputs, expected):
+        if all(_rescale(network, *pair) for pair in pairs.items()) and same(network, inputs, expected):
             return dict(pairs)
         found = {}
         for path, norm in pairs.items():
             network = deepcopy(module).eval()
-            if _rescale(network, path, norm) and _same(network, inputs, expected):
+            if _rescale(network, path, norm) and same(network, inputs, expected):
                 found[path] = norm
     return found
 
@@ -112,16 +112,17 @@ def _rescale(network: nn.Module, path: str, norm: str) -> bool:
     return True
 
 
-def _same(network: nn.Module, inputs: Tensor, expected: Tensor) -> bool:
-    return torch.allclose(_flat(network(inputs)), expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
+def same(network: nn.Module, inputs: Tensor, expected: Tensor) -> bool:
+    """Whether the output of `network` on `inputs` is `expected`, as `flat` gives it, but for rounding."""
+    return torch.allclose(flat(network(inputs)), expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
 
 
-def _flat(output: Any) -> Tensor:
+def flat(output: Any) -> Tensor:
     """All floating tensors of an output (nested as it may be) in one vector."""
     if isinstance(output, Tensor):
         return output.float().reshape(-1) if output.is_floating_point() else torch.zeros(0)
     values = output.values() if isinstance(output, Mapping) else output if isinstance(output, list | tuple) else ()
-    return torch.cat([torch.zeros(0), *map(_flat, values)])
+    return torch.cat([torch.zeros(0), *map(flat, values)])
 
 
 def inputs_of_layers(module: nn.Module, paths: Collection[str], inputs: Tensor) -> dict[str, Tensor]:

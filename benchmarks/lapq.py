@@ -29,20 +29,24 @@ def main() -> None:
     parser.add_argument("weights", type=Path)
     parser.add_argument("--model", default="resnet20")
     parser.add_argument("--bits", type=int, nargs="+", default=[2, 3, 4, 8])
+    parser.add_argument("--ends", default="8", help="first and last layer: 8, keep or same")
     parser.add_argument("--out", type=Path, default=Path("lapq.csv"))
     given = parser.parse_args()
-    rows: list[list[object]] = [["bits", "search", "calibration loss", "bytes", "accuracy", "drop", "low", "high"]]
+    rows: list[list[object]] = [
+        ["bits", "ends", "search", "calibration loss", "bytes", "accuracy", "drop", "low", "high"]
+    ]
     with tempfile.TemporaryDirectory() as folder:
         for bits in given.bits:
             for search in ("minmax", "l2", "lp", "powell"):
                 file = Path(folder) / f"{bits}{search}.terse"
                 flags = ["--method", "lapq", "--bits", bits, "--act-bits", bits, "--search", search]
+                flags += ["--ends", given.ends]
                 run("compress", given.weights, "-o", file, "--model", given.model, "--task", "cifar10", *flags)
                 judged = run("eval", file, "--model", given.model, "--task", "cifar10", "--against", given.weights)
                 drop = [round(judged["drop"][key], 4) for key in ("mean", "low", "high")]
                 loss = calibration_loss(file, given.model)
                 accuracy = round(judged["metric"]["mean"], 4)
-                rows.append([bits, search, round(loss, 4), file.stat().st_size, accuracy, *drop])
+                rows.append([bits, given.ends, search, round(loss, 4), file.stat().st_size, accuracy, *drop])
                 print(*rows[-1], sep="\t", flush=True)
                 with given.out.open("w", newline="") as stream:
                     csv.writer(stream).writerows(rows)
@@ -53,7 +57,7 @@ def calibration_loss(file: Path, model: str) -> float:
     task, network = make_task("cifar10", []), load_network(file, make_model(model, []))
     total = count = 0.0
     for inputs, targets in calibration(task, 512):
-        total += float(task.loss(network(inputs), targets)) * len(targets)
+        total += float(task.loss(network(inputs), targets).detach()) * len(targets)
         count += len(targets)
     return total / count
 

@@ -133,6 +133,8 @@ def quantised(entry: list[Any], data: bytes) -> np.ndarray:
             return found
         channel = np.arange(shape[grid["axis"]]).reshape([-1 if i == grid["axis"] else 1 for i in range(len(shape))])
         return values[channel, codes]
+    if grid["kind"] == "fixed":
+        return codes.astype(np.float32) * np.float32(2.0) ** grid["exponent"]
     zero = codes - spread(parts["zero_point"], grid, shape).astype(np.int64) if "zero_point" in parts else codes
     values = zero.astype(np.float32) * spread(parts["scale"], grid, shape).astype(np.float32)
     return values + spread(parts["offset"], grid, shape).astype(np.float32) if "offset" in parts else values

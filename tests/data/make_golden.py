@@ -8,6 +8,7 @@ import torch
 from tersenet import Codebook, CompressedModel, KeptTensor, QTensor, Uniform
 from tersenet.codec.trellis import NEXT, code_of
 from tersenet.core.activation import Activation
+from tersenet.core.grid import FixedPoint
 from tersenet.core.levels import Integers, Points
 from tersenet.core.model import Entry
 from tersenet.files.terse import save
@@ -54,6 +55,7 @@ def entries() -> dict[str, Entry]:
             rng.integers(0, 5, (6, 30)),
             Codebook(torch.tensor([-10, -1, 0, 3, 8], dtype=torch.int8), scales.half(), torch.arange(6) / 8, axis=0),
         ),
+        "fixed point": q(np.arange(-40, 56).reshape(8, 12), FixedPoint(-5)),
         "kept": KeptTensor(torch.from_numpy(gauss(9)).half(), torch.float32, "fewer than 2 dimensions"),
         "kept zstd": KeptTensor(torch.arange(300) // 50, torch.int64, "dtype int64"),
         "kept constant": KeptTensor(torch.ones(40), torch.float32, "fewer than 2 dimensions"),

@@ -9,7 +9,7 @@ import sys
 import typer
 
 from ..errors import TersenetError, UsageError
-from . import auto, compress, decompress, demo, evaluate, inspect, methods, sensitivity, verify
+from . import auto, compress, decompress, demo, evaluate, inspect, methods, reproduce, sensitivity, verify
 
 app = typer.Typer(
     name="tersenet",
@@ -25,6 +25,7 @@ app.command("verify")(verify.command)
 app.command("decompress")(decompress.command)
 app.command("eval")(evaluate.command)
 app.command("sensitivity")(sensitivity.command)
+app.command("reproduce")(reproduce.command)
 app.command("methods")(methods.command)
 app.command("demo")(demo.command)
 

@@ -24,15 +24,21 @@ def _rate(row: "Row") -> str:
 
 def command(
     file: Annotated[Path, typer.Argument(help="A .terse file.")],
+    formats: Annotated[
+        bool,
+        typer.Option("--storage", help="Also: bytes as sparse rows, relative indices, bitmap, dense, and as it is."),
+    ] = False,
     max_output: MaxOutput = None,
     as_json: Json = False,
 ) -> None:
     """Show every tensor with its grid, bits per weight and bytes; the bytes add up to the file."""
     from ..files.summary import summarize
+    from ..report.size import storage
 
     summary = summarize(file, max_output=max_output)
     if as_json:
-        print_json({**asdict(summary), "bits_per_weight": summary.bits_per_weight})
+        more = {"storage": asdict(storage(file, max_output=max_output))} if formats else {}
+        print_json({**asdict(summary), "bits_per_weight": summary.bits_per_weight, **more})
         return
     cells: list[tuple[str, ...]] = [
         (row.name, _size(row.shape), row.dtype, row.grid or row.reason, row.coder, _rate(row), f"{row.bytes:,}")
@@ -48,3 +54,10 @@ def command(
         f"tensors; {summary.bits_per_weight:.3f} bits per quantised weight; batch norm: {summary.batch_norm}; "
         f"method: {summary.provenance.get('method', 'unknown')}"
     )
+    if formats:
+        found = storage(file, max_output=max_output)
+        names = {"csr": "compressed sparse rows", "relative": "relative indices", "bitmap": "bitmap", "dense": "dense"}
+        rows = [(text, f"{getattr(found, name):,}", f"{found.fp32 / getattr(found, name):.2f}")
+                for name, text in {**names, "file": "this file"}.items()]  # fmt: skip
+        title = f"{found.nonzeros:,} non-zeros of {found.weights:,}; {found.beside:,} bytes beside codes in every row"
+        print_table(title, ("storage", ">bytes", ">ratio to fp32"), rows)

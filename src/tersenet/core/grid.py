@@ -91,4 +91,22 @@ class Codebook:
         return found
 
 
-Grid = Uniform | Codebook
+@dataclass(frozen=True)
+class FixedPoint:
+    """Multiples of a power of two: `value = code * 2^exponent`, exact in fp32 while codes are below 2^24.
+
+    Where weights have different widths, `exponent` is that of the finest step, and the codes of wider steps are
+    multiples of theirs.
+
+    >>> FixedPoint(-3).decode(torch.tensor([-4, 1]))
+    tensor([-0.5000,  0.1250])
+    """
+
+    exponent: int
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """fp32 values of integer `codes`, same shape."""
+        return torch.ldexp(codes.to(torch.float32), torch.tensor(self.exponent))
+
+
+Grid = Uniform | Codebook | FixedPoint

@@ -21,7 +21,7 @@ SIZES = {
     "f64": 8, "f32": 4, "f16": 2, "bf16": 2, "f8e4m3": 1, "f8e5m2": 1, "i64": 8, "i32": 4, "i16": 2, "i8": 1,
     "u64": 8, "u32": 4, "u16": 2, "u8": 1, "bool": 1, "c64": 8, "c128": 16,
 }  # fmt: skip
-GRIDS = {"uniform": ("scale", "zero_point", "offset"), "codebook": ("values", "scale", "offset")}
+GRIDS = {"uniform": ("scale", "zero_point", "offset"), "codebook": ("values", "scale", "offset"), "fixed": ()}
 ACTIVATIONS = "activations"  # the one critical section
 MAX_ACTIVATIONS = 1 << 24  # bytes of it, decompressed
 CODE_TYPES = ("i8", "i16", "i32")

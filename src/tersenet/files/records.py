@@ -7,6 +7,7 @@ from typing import Any
 from .layout import ACTIVATIONS, CODE_TYPES, DEFAULT_CHUNK, GRIDS, SIZES, Field, Record
 
 FLOATS = ("f64", "f32", "f16", "bf16")
+EXPONENTS = 126  # the largest magnitude of the exponent of a fixed-point grid
 MAX_SIZE = 1 << 48  # elements of a tensor, bytes of a section
 JSON_MEMBERS = {"aliases": dict, "batch_norm": str, "layout": dict, "provenance": dict}
 
@@ -87,6 +88,8 @@ def _record(entry: list[Any]) -> Record:
     for key, value in grid.items():
         if key in ("axis", "group_size"):
             scalars[key] = _int(value, 0, f"{name}: {key}")
+        elif key == "exponent":
+            scalars[key] = _int(value, -EXPONENTS, f"{name}: {key}")
         elif key != "kind":
             _need(key in GRIDS[grid["kind"]], f"{name}: a grid with an unknown {key!r}")
             part = _list(value, f"{name}: {key}")
@@ -103,6 +106,12 @@ def _record(entry: list[Any]) -> Record:
 
 def _check_grid(record: Record) -> None:
     """The grid's fields have the shapes that its kind, axis and groups ask for."""
+    if record.grid == "fixed":
+        _need(
+            set(record.scalars) == {"exponent"} and record.scalars["exponent"] <= EXPONENTS, f"{record.name}: exponent"
+        )
+        return
+    _need("exponent" not in record.scalars, f"{record.name}: an exponent")
     axis, group = record.scalars.get("axis"), record.scalars.get("group_size")
     _need(axis is None or (axis < len(record.shape) and group is None), f"{record.name}: axis {axis}")
     _need(

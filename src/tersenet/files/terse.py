@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .. import codec
 from ..core.activation import Activation
-from ..core.grid import Codebook, Grid, Uniform
+from ..core.grid import Codebook, FixedPoint, Grid, Uniform
 from ..core.levels import Integers, Points
 from ..core.model import CompressedModel, Entry, Finding, KeptTensor, Piece, QTensor, TensorSpec
 from .atomic import replacing_file
@@ -26,7 +26,7 @@ DTYPES = {
     "u8": torch.uint8, "bool": torch.bool, "c64": torch.complex64, "c128": torch.complex128,
 }  # fmt: skip
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
-KINDS: dict[str, type[Grid]] = {"uniform": Uniform, "codebook": Codebook}
+KINDS: dict[str, type[Grid]] = {"uniform": Uniform, "codebook": Codebook, "fixed": FixedPoint}
 
 
 def save(model: CompressedModel, path: str | Path, *, force: bool = False, effort: str = "fast") -> int:

@@ -23,14 +23,21 @@ def why_kept(name: str, spec: TensorSpec, method: Method) -> str | None:
     """Why `method` does not quantise this tensor, as a short phrase; None if it does."""
     if spec.dtype not in QUANTISABLE:
         return f"dtype {str(spec.dtype).removeprefix('torch.')}"
-    if any(fnmatchcase(name, glob) for glob in method.exclude):
-        return "excluded"
-    if method.include and not any(fnmatchcase(name, glob) for glob in method.include):
-        return "not included"
+    if (why := left_out(name, method)) is not None:
+        return why
     if len(spec.shape) < 2:
         return "fewer than 2 dimensions"
     if spec.shape.numel() < 256:
         return "fewer than 256 elements"
+    return None
+
+
+def left_out(name: str, method: Method) -> str | None:
+    """Why the user has left out a tensor, as a short phrase; None if not."""
+    if any(fnmatchcase(name, glob) for glob in method.exclude):
+        return "excluded"
+    if method.include and not any(fnmatchcase(name, glob) for glob in method.include):
+        return "not included"
     return None
 
 

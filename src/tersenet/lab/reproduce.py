@@ -1,0 +1,155 @@
+"""Tables of papers, made again: train, compress in every mode, judge from the file, print beside what was published."""
+
+from collections.abc import Callable, Iterator
+from copy import deepcopy
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from ..api import compress_file, load, load_network
+from ..core.method import Method, RunFolder
+from ..core.task import Task
+from ..errors import UsageError
+from ..methods import get
+from ..report.size import storage
+from ..steps.evaluate import Estimate, evaluate
+from ..steps.fit import Schedule, fit
+from ..steps.processes import Processes
+from ..steps.run import Run
+from . import images
+from .models import build
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A network's task, how long it is trained in fp32 and by accgrad, and the thesis's ratios: post, in, combined."""
+
+    task: Callable[[], Task]
+    fp32_epochs: int
+    epochs: int
+    refine: int
+    lr: float
+    published: tuple[float, float, float]
+
+
+RECIPES = {
+    "lenet300": Recipe(partial(images.mnist, normalise=False), 20, 24, 6, 0.05, (7.62, 22.08, 57.22)),
+    "lenet5": Recipe(partial(images.mnist, normalise=False), 8, 10, 3, 0.05, (10.87, 21.05, 50.19)),
+    "alexnet": Recipe(images.cifar10, 6, 4, 1, 0.02, (6.39, 7.95, 13.15)),
+    "vgg16": Recipe(images.cifar10, 100, 60, 20, 0.02, (12.43, 12.71, 13.53)),
+}
+ON_A_GPU = ("vgg16",)
+OWN = Recipe(Task, 0, 10, 3, 0.02, (7.62, 22.08, 57.22))  # for a network of the user's, which is trained already
+
+
+@dataclass(frozen=True)
+class Row:
+    """One compressed network: accuracies on the test split, decoded from the file, and what it takes."""
+
+    network: str
+    mode: str
+    signal: str
+    seed: int
+    epochs: int
+    fp32: float
+    accuracy: float
+    drop: Estimate
+    nonzeros: int
+    weights: int
+    bits: str
+    published: float | None
+    csr_ratio: float
+    csr_bytes: int
+    file_ratio: float
+    file_bytes: int
+
+
+def accgrad(
+    name: str, work: Path, seed: int = 0, signals: tuple[str, ...] = ("grad", "grad-magnitude")
+) -> Iterator[Row]:
+    """The rows of a network of the thesis, trained here. Everything is kept in `work` and goes on there.
+
+    **Raises** `UsageError` for an unknown network, or one that needs a GPU where there is none.
+    """
+    if name not in RECIPES:
+        raise UsageError(f"no recipe for {name!r}; there are {', '.join(RECIPES)}, or give --model and --task")
+    if name in ON_A_GPU and not torch.cuda.is_available():
+        raise UsageError(f"{name} is trained where there is a GPU; here are {', '.join(set(RECIPES) - set(ON_A_GPU))}")
+    recipe = RECIPES[name]
+    task, folder = recipe.task(), work / f"{name}-seed{seed}"
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = folder / "fp32.safetensors"
+    if not weights.is_file():
+        torch.manual_seed(seed)
+        train_fp32(build(name), task, recipe, folder / "fp32", weights, seed)
+    yield from rows(name, build(name), task, weights, folder, recipe, seed, signals)
+
+
+def train_fp32(network: nn.Module, task: Task, recipe: Recipe, run: Path, weights: Path, seed: int) -> None:
+    """Train a network from scratch and write its weights; goes on in the folder `run`."""
+    identity = {"fp32": type(network).__name__, "epochs": recipe.fp32_epochs, "lr": recipe.lr, "seed": seed}
+    kept, processes = Run(run, identity, (run / "run.json").is_file()), Processes()
+    network.to(processes.device)
+    schedule = Schedule(recipe.fp32_epochs, recipe.lr, 5e-4, seed=seed)
+    none = torch.zeros((), device=processes.device)
+    fit(
+        network, task, schedule, penalty=lambda: none, anneal=lambda done, rate: None, title="fp32",
+        processes=processes, run=kept, saved=kept.state,
+    )  # fmt: skip
+    save_file({name: value.cpu().contiguous() for name, value in network.state_dict().items()}, weights)
+
+
+def rows(
+    name: str, network: nn.Module, task: Task, weights: Path, folder: Path, recipe: Recipe, seed: int,
+    signals: tuple[str, ...],
+) -> Iterator[Row]:  # fmt: skip
+    """The three modes with the thesis's signal, and `combined` with the others."""
+    reference = load_network(weights, network)
+    for signal in signals:
+        modes = ("post", "in", "combined") if signal == "grad" else ("combined",)
+        for mode in modes:
+            published = dict(zip(("post", "in", "combined"), recipe.published, strict=True))[mode]
+            method = chosen(recipe, mode, signal, published, seed)
+            place, run = folder / f"{mode}-{signal}.terse", folder / f"{mode}-{signal}"
+            if not place.is_file():
+                kept = RunFolder(run, (run / "run.json").is_file())
+                compress_file(weights, place, method, module=network, task=task, run=kept)
+            yield judged(name, method, place, reference, task, published if signal == "grad" else None)
+
+
+def chosen(recipe: Recipe, mode: str, signal: str, target: float, seed: int) -> Method:
+    """The method of a row."""
+    fields: dict[str, Any] = {"mode": mode, "signal": signal, "seed": seed, "target_ratio": target, "lr": recipe.lr}
+    if mode == "post":
+        return get("accgrad")(**fields | {"epochs": max(1, recipe.epochs // 4), "bits": (4, 4, 4, 4), "tune": True})
+    if mode == "in":
+        return get("accgrad")(**fields | {"epochs": recipe.epochs + recipe.refine})
+    return get("accgrad")(**fields | {"epochs": recipe.epochs, "refine": recipe.refine, "bits": (4,)})
+
+
+def judged(name: str, method: Method, place: Path, reference: nn.Module, task: Task, published: float | None) -> Row:
+    """A row, from the file."""
+    fields, small = asdict(method), load(place)
+    network = small.apply_to(deepcopy(reference)).eval()
+    found = evaluate(network, task, "test", reference)
+    assert found.metric is not None and found.reference is not None and found.drop is not None
+    size, facts = storage(place), small.provenance["accgrad"]
+    bits = ", ".join(f"{b}: {n}" for b, n in _totals(facts["nonzeros"]).items())
+    return Row(
+        name, fields["mode"], fields["signal"], fields["seed"], fields["epochs"] + fields["refine"],
+        found.reference.mean, found.metric.mean, found.drop.times(task.points), size.nonzeros, size.weights, bits,
+        published, size.fp32 / size.csr, size.csr, size.fp32 / size.file, size.file,
+    )  # fmt: skip
+
+
+def _totals(nonzeros: dict[str, dict[str, int]]) -> dict[str, int]:
+    totals: dict[str, int] = {}
+    for counts in nonzeros.values():
+        for bits, count in counts.items():
+            totals[bits] = totals.get(bits, 0) + count
+    return totals

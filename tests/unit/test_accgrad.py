@@ -1,0 +1,261 @@
+"""Accumulated gradients: the signal, groups, clusters, modes, ratios, and what is refused."""
+
+import copy
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import tersenet
+from tersenet.core.grid import FixedPoint
+from tersenet.core.model import CompressedModel, QTensor
+from tersenet.core.task import Task
+from tersenet.errors import BudgetError, InputError, UsageError
+from tersenet.methods import get
+from tersenet.quantizers import attach
+from tersenet.quantizers.fixed import MixedFixedPoint
+from tersenet.report.size import csr_bits, storage
+from tersenet.steps.evaluate import evaluate
+from tersenet.steps.signal import clusters, give, lowest, parts, record
+
+FAST: dict[str, Any] = {"epochs": 4, "warmup": 1, "lr": 0.02}
+
+
+def net() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 40), nn.ReLU(), nn.Linear(40, 10))
+
+
+@pytest.fixture(scope="module")
+def small(task: Task) -> nn.Module:
+    from tersenet.lab.digits import train
+
+    return train(net(), task, epochs=8)
+
+
+def attached(module: nn.Module) -> nn.Module:
+    found = {name: MixedFixedPoint(p.detach()) for name, p in module.named_parameters()}
+    attach.attach_weights(module, found, {})
+    return module
+
+
+def made(small: nn.Module, task: Task, **fields: Any) -> CompressedModel:
+    return tersenet.compress(copy.deepcopy(small), "accgrad", task=task, **{**FAST, **fields})
+
+
+def density(model: CompressedModel) -> float:
+    entries = [entry for entry in model.tensors.values() if isinstance(entry, QTensor)]
+    return sum(int((e.codes != 0).sum()) for e in entries) / sum(e.codes.numel() for e in entries)
+
+
+def test_the_signal_is_the_sum_of_absolute_gradients_of_batches_and_never_falls(task: Task) -> None:
+    module, loss = attached(net()), nn.functional.cross_entropy
+    record(module)
+    expected, before = (
+        [torch.zeros_like(w) for _, _, w in parts(module)],
+        [torch.zeros_like(w) for *_, w in parts(module)],
+    )
+    for inputs, targets in list(task.split("train"))[:4]:
+        gradients = torch.autograd.grad(loss(module(inputs), targets), [w for *_, w in parts(module)])
+        expected = [total + gradient.abs() for total, gradient in zip(expected, gradients, strict=True)]
+        loss(module(inputs), targets).backward()  # type: ignore[no-untyped-call]
+        for (_, quantizer, latent), total, old in zip(parts(module), expected, before, strict=True):
+            assert torch.equal(quantizer.signal, total) and (quantizer.signal >= old).all()
+            old.copy_(quantizer.signal)
+            latent.grad = None
+
+
+def test_a_weight_whose_input_is_always_0_has_signal_0_and_is_in_the_lowest_cluster(task: Task) -> None:
+    module, loss = attached(net()), nn.functional.cross_entropy
+    record(module)
+    for inputs, targets in task.split("train"):
+        masked = inputs.clone()
+        masked[..., :2] = 0
+        loss(module(masked), targets).backward()  # type: ignore[no-untyped-call]
+    signal = dict((name, q.signal) for name, q, _ in parts(module))["1.weight"].reshape(40, 8, 8)
+    assert (signal[..., :2] == 0).all() and (signal[..., 2:] > 0).float().mean() > 0.5
+    assert (clusters(signal.reshape(-1), 4, "log-kmeans").reshape(40, 8, 8)[..., :2] == 0).all()
+
+
+@pytest.mark.parametrize("width", [2, 3, 5, 8, 16])
+def test_fixed_point_is_twos_complement_with_halves_away_from_zero(width: int) -> None:
+    weight = torch.randn(4000, generator=torch.Generator().manual_seed(0)) * 0.3
+    quantizer = MixedFixedPoint(weight)
+    quantizer.give(torch.full(weight.shape, width, dtype=torch.int8), weight)
+    integer = int(quantizer.integer)
+    assert 2.0 ** (integer - 2) < weight.abs().max() <= 2.0 ** (integer - 1)
+    step = 2.0 ** (integer - width)
+    plain = (weight.sign() * (weight.abs() / step + 0.5).floor()).clamp(
+        -(2 ** (width - 1)), 2 ** (width - 1) - 1
+    ) * step
+    assert torch.equal(quantizer(weight), plain)
+    frozen = quantizer.freeze(weight)
+    assert isinstance(frozen.grid, FixedPoint) and torch.equal(frozen.dequantize(), plain)
+
+
+def test_gradients_go_through_unchanged_and_width_0_is_0() -> None:
+    weight = torch.randn(50, requires_grad=True)
+    quantizer = MixedFixedPoint(weight)
+    quantizer.give(torch.tensor([0, 3] * 25, dtype=torch.int8), weight)
+    (quantizer(weight) * torch.arange(50.0)).sum().backward()
+    assert torch.equal(weight.grad, torch.arange(50.0)) and not quantizer(weight)[::2].any()  # type: ignore[arg-type]
+
+
+def test_one_cluster_or_equal_bits_are_plain_fixed_point(small: nn.Module, task: Task) -> None:
+    for fields in ({"bits": (6,)}, {"bits": (6, 6, 6), "clustering": "quantiles"}, {"bits": (6, 6)}):
+        model = made(small, task, mode="post", **fields)
+        for entry in model.tensors.values():
+            assert isinstance(entry, QTensor) and isinstance(entry.grid, FixedPoint)
+            assert int(entry.codes.min()) >= -32 and int(entry.codes.max()) <= 31
+        assert set(model.provenance["accgrad"]["weights"]) == {"6"}
+
+
+def test_sixteen_bits_change_nothing(small: nn.Module, task: Task) -> None:
+    a, b = (made(small, task, mode="post", bits=bits) for bits in ((16,), (16, 16)))
+    scores = [evaluate(m.apply_to(copy.deepcopy(small)), task, "validation").metric for m in (a, b)]
+    assert scores[0] == scores[1] and scores[0] is not None and scores[0].mean > 0.85
+
+
+def test_wider_clusters_have_larger_signals_and_kmeans_is_a_fixed_point_of_lloyd() -> None:
+    values = torch.rand(3000, generator=torch.Generator().manual_seed(1)) ** 4
+    for how in ("kmeans", "log-kmeans", "quantiles"):
+        place = clusters(values, 4, how)
+        tops = [float(values[place == k].max()) for k in range(4)]
+        bottoms = [float(values[place == k].min()) for k in range(4)]
+        assert all(top <= bottom for top, bottom in zip(tops, bottoms[1:], strict=False))
+    place = clusters(values, 4, "kmeans")
+    means = torch.stack([values[place == k].double().mean() for k in range(4)])
+    assert torch.equal((values.double().unsqueeze(1) - means).abs().argmin(1), place)
+    assert clusters(values, 4, "quantiles").bincount().tolist() == [750] * 4
+
+
+def test_the_low_group_is_on_its_grid_at_the_end_and_is_the_larger(small: nn.Module, task: Task) -> None:
+    model = made(small, task, mode="in", share=0.8, low_bits=2)
+    counts = {int(bits): n for bits, n in model.provenance["accgrad"]["weights"].items()}
+    total = sum(counts.values())
+    assert set(counts) == {2, 16} and counts[2] == -(-total * 8 // 10)
+    assert density(made(small, task, mode="in", share=0.8)) <= 0.2
+
+
+def test_signals_choose_different_weights(small: nn.Module, task: Task) -> None:
+    zero = [[(e.codes == 0) for e in made(small, task, mode="in", signal=s).tensors.values() if isinstance(e, QTensor)]
+            for s in ("grad", "magnitude", "grad-magnitude")]  # fmt: skip
+    assert not torch.equal(zero[0][0], zero[1][0]) and not torch.equal(zero[1][0], zero[2][0])
+
+
+@pytest.mark.parametrize("mode", ["post", "in", "combined"])
+def test_a_target_ratio_is_met_by_the_accounting_of_the_file(
+    mode: str, small: nn.Module, task: Task, tmp_path: Path
+) -> None:
+    model = made(small, task, mode=mode, target_ratio=6.0, epochs=10, refine=0 if mode == "in" else 2)
+    size = tersenet.save(model, tmp_path / "x.terse")
+    found = storage(tmp_path / "x.terse")
+    assert 6.0 <= found.fp32 / found.csr < 9 and found.file == size
+    assert found.fp32 / found.csr == pytest.approx(model.provenance["accgrad"]["ratio"], rel=1e-2)
+    judged = evaluate(model.apply_to(copy.deepcopy(small)), task, "validation").metric
+    assert judged is not None and judged.mean > (0.3 if mode == "post" else 0.8)
+
+
+def test_tuned_bits_are_the_best_of_those_that_meet_the_ratio(small: nn.Module, task: Task) -> None:
+    model = made(small, task, mode="post", bits=(4, 4, 4), tune=True, target_ratio=5.0)
+    assert model.provenance["accgrad"]["ratio"] >= 5.0
+    plain = made(small, task, mode="post", bits=(0, 0, 8), target_ratio=5.0)
+    scores = [evaluate(m.apply_to(copy.deepcopy(small)), task, "validation").metric for m in (model, plain)]
+    assert scores[0] is not None and scores[1] is not None and scores[0].mean >= scores[1].mean
+
+
+def test_a_killed_training_goes_on_to_the_same_codes(small: nn.Module, task: Task, tmp_path: Path) -> None:
+    from tersenet.core.method import RunFolder
+
+    class Killed(Exception):
+        pass
+
+    class Dies:
+        def __init__(self, at: int) -> None:
+            self.left = at
+
+        def __len__(self) -> int:
+            return 8
+
+        def __iter__(self) -> Any:
+            for batch in task.split("train"):
+                self.left -= 1
+                if self.left == 0:
+                    raise Killed
+                yield batch
+
+    method = get("accgrad")(**FAST, target_ratio=14.0, refine=2)
+    whole = tersenet.compress(copy.deepcopy(small), method, task=task)
+    for at in (19, 33, 41):
+        with pytest.raises(Killed):
+            tersenet.compress(
+                copy.deepcopy(small), method, task=replace(task, train=Dies(at)), run=RunFolder(tmp_path / str(at))
+            )
+        model = tersenet.compress(copy.deepcopy(small), method, task=task, run=RunFolder(tmp_path / str(at), True))
+        for name, entry in whole.tensors.items():
+            other = model.tensors[name]
+            assert isinstance(entry, QTensor) and isinstance(other, QTensor) and torch.equal(entry.codes, other.codes)
+
+
+def test_what_cannot_be_done_is_a_clear_error(small: nn.Module, task: Task) -> None:
+    for words, fields in (
+        ("widths from low to high", {"bits": (6, 4)}), ("widths from low to high", {"bits": (1, 4)}),
+        ("above 0.5", {"share": 0.3}), ("more epochs", {"warmup": 4}), ("above 1", {"target_ratio": 0.5}),
+        ("give target_ratio", {"tune": True}), ("leave out bits", {"mode": "in", "bits": (4,)}),
+        ("low_bits", {"low_bits": 1}),
+        ("leave out layer_bits", {"layer_bits": {"*": 4}}), ("refine", {"mode": "in", "refine": 1}),
+    ):  # fmt: skip
+        with pytest.raises(UsageError, match=words):
+            made(small, task, **fields)
+    with pytest.raises(BudgetError, match="leaves no weights"):
+        made(small, task, target_ratio=1e6)
+    with pytest.raises(BudgetError, match="by bits alone"):
+        made(small, task, mode="post", tune=True, target_ratio=200.0)
+    with pytest.raises(InputError, match="distinct values"):
+        clusters(torch.tensor([1.0, 1.0, 2.0]), 3, "kmeans")
+    dead = nn.Sequential(nn.Flatten(), nn.Linear(64, 10), Dead())
+    with pytest.raises(InputError, match=r"gradient of 2\.side\.weight was 0 in every batch"):
+        made(dead, task)
+    with pytest.raises(UsageError, match="accgrad trains"):
+        tersenet.compress(small, "accgrad")
+
+
+class Dead(nn.Module):
+    """A layer that runs, but whose output does not count."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.side = nn.Linear(10, 30)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + 0 * self.side(x).sum()
+
+
+def test_csr_counts_values_columns_tags_and_row_pointers() -> None:
+    assert csr_bits((300, 784), {4: 1000, 6: 100}, 1) == 4000 + 600 + 1100 * (10 + 1) + 301 * 11
+    assert csr_bits((500,), {5: 3}, 0) == 15 + 3 * 9 + 2 * 2
+    assert csr_bits((20, 1, 5, 5), {}, 2) == 0
+    assert lowest(torch.tensor([3.0, 1.0, 1.0, 2.0]), 2).tolist() == [False, True, True, False]
+
+
+def test_every_format_is_counted_for_files_of_other_methods(checkpoint: Path, tmp_path: Path) -> None:
+    for method, fields in (("rtn", {"bits": 4}), ("rtn", {"bits": 3, "affine": True}), ("vlcq", {"target_bits": 1.0})):
+        size = tersenet.save(tersenet.compress(checkpoint, method, **fields), tmp_path / "x.terse", force=True)
+        found = storage(tmp_path / "x.terse")
+        assert found.file == size and found.beside < min(found.csr, found.relative, found.bitmap, found.dense)
+        assert found.nonzeros <= found.weights <= found.fp32 // 4
+        if method == "rtn" and not fields.get("affine"):
+            assert found.dense == found.beside + found.weights * 4 // 8
+        if method == "vlcq":
+            assert found.smallest == "file"
+
+
+def test_give_splits_one_vector_over_all_tensors() -> None:
+    module = attached(net())
+    found = parts(module)
+    total = sum(w.numel() for *_, w in found)
+    give(found, torch.arange(total) % 5 + 2)
+    assert torch.equal(torch.cat([q.widths.reshape(-1) for _, q, _ in found]).long(), torch.arange(total) % 5 + 2)

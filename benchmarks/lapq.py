@@ -1,5 +1,7 @@
 """LAPQ phase by phase: calibration loss and test accuracy of a CIFAR ResNet, beside min-max at the same bits.
 
+"plain minmax" is min-max rounding without anything else; the other rows restore the mean of every output channel.
+
     TERSENET_DATA=FOLDER python benchmarks/lapq.py WEIGHTS.safetensors [--model resnet20] [--out OUT.csv]
 
 Calibration: 512 training images. Accuracy: the decoded file on the test split, in a process of its own.
@@ -29,6 +31,7 @@ def main() -> None:
     parser.add_argument("weights", type=Path)
     parser.add_argument("--model", default="resnet20")
     parser.add_argument("--bits", type=int, nargs="+", default=[2, 3, 4, 8])
+    parser.add_argument("--searches", nargs="+", default=["plain minmax", "minmax", "l2", "lp", "powell"])
     parser.add_argument("--ends", default="8", help="first and last layer: 8, keep or same")
     parser.add_argument("--out", type=Path, default=Path("lapq.csv"))
     given = parser.parse_args()
@@ -37,10 +40,10 @@ def main() -> None:
     ]
     with tempfile.TemporaryDirectory() as folder:
         for bits in given.bits:
-            for search in ("minmax", "l2", "lp", "powell"):
-                file = Path(folder) / f"{bits}{search}.terse"
-                flags = ["--method", "lapq", "--bits", bits, "--act-bits", bits, "--search", search]
-                flags += ["--ends", given.ends]
+            for search in given.searches:
+                file = Path(folder) / f"{bits}{search.replace(' ', '-')}.terse"
+                flags = ["--method", "lapq", "--bits", bits, "--act-bits", bits, "--search", search.split()[-1]]
+                flags += ["--ends", given.ends, *(["--no-restore"] if search == "plain minmax" else [])]
                 run("compress", given.weights, "-o", file, "--model", given.model, "--task", "cifar10", *flags)
                 judged = run("eval", file, "--model", given.model, "--task", "cifar10", "--against", given.weights)
                 drop = [round(judged["drop"][key], 4) for key in ("mean", "low", "high")]

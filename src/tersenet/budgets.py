@@ -134,6 +134,8 @@ def _cheap_to_dear(module: nn.Module, task: Task, bn: str, train: bool) -> list[
         found.append(replace(found[0], calibrate=True, images=1 << images.bit_length() - 1))  # type: ignore[call-arg]
     if train:
         found.append(get("lsq")(**kept, epochs=3, distill=0.7))  # type: ignore[call-arg]
+        few = {"signal": "grad-magnitude", "bits": (4,), "epochs": 8, "refine": 2}
+        found.append(get("accgrad")(**kept | few))
     return found
 
 
@@ -237,8 +239,9 @@ def _search(
                     except TersenetError as error:
                         problem = error
                         say(f"left out: {error}")
-        except OutOfTime:
+        except OutOfTime as stop:
             ended = "out of time"
+            say(str(stop))
         except KeyboardInterrupt:
             ended = "interrupted"
         best = search.best

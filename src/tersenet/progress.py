@@ -28,8 +28,13 @@ def until(deadline: float) -> Iterator[None]:
         _DEADLINE.reset(token)
 
 
+def remaining() -> float:
+    """Seconds to the deadline, infinity without one."""
+    return _DEADLINE.get() - time.monotonic()
+
+
 def progress(what: str, done: int, total: int) -> None:
     """Report that `done` of `total` steps of `what` are finished (level DEBUG, so silent unless someone listens)."""
     LOGGER.debug("%s", what, extra={"done": done, "total": total})
-    if time.monotonic() > _DEADLINE.get():
+    if remaining() < 0:
         raise OutOfTime(f"out of time while {what}, {done} of {total}")

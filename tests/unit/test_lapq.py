@@ -57,6 +57,12 @@ def test_the_mean_of_every_channel_is_restored_by_a_stored_offset(zero_level: bo
     assert entry.grid.offset is not None and entry.grid.offset.dtype == torch.float16  # type: ignore[union-attr]
 
 
+def test_without_restoring_only_the_grid_is_left() -> None:
+    weight = (gauss()[:3200] + 0.3).reshape(8, 400)
+    entry = WeightGrid(3, True, 0, restore=False).quantised(weight, 1.0)
+    assert torch.allclose(entry.dequantize(), rounded_plainly(weight, 1.0, WeightGrid(3, True, 0)), atol=1e-6)
+
+
 def test_the_parabola_gives_its_vertex_only_where_it_is_a_minimum_inside() -> None:
     p = [2.0, 2.5, 3.0, 3.5, 4.0]
     assert vertex(p, [(x - 3.2) ** 2 for x in p]) == pytest.approx(3.2)

@@ -25,7 +25,7 @@ from tersenet.steps.trials import Trial
 
 BRIEF: dict[str, dict[str, Any]] = {
     "rtn": {}, "vlcq": {"images": 16, "synthesis_steps": 4}, "lapq": {"search": "l2"}, "imprint": {"epochs": 0},
-    "accgrad": {"epochs": 4, "warmup": 1},
+    "accgrad": {"epochs": 12, "warmup": 1, "refine": 2, "bits": (6,)},
 }  # fmt: skip
 
 

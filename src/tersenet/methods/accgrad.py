@@ -66,7 +66,7 @@ class AccGrad(Method):
   author = {Gaopande, Meghana Laxmidhar}, school = {Virginia Tech}, year = {2020}
 }"""
     rate: ClassVar[str] = "target_ratio"
-    rates: ClassVar[tuple[float, ...]] = tuple(round(6 * 1.19**k, 1) for k in range(26))
+    rates: ClassVar[tuple[float, ...]] = tuple(round(3 * 1.19**k, 1) for k in range(32))
 
     mode: Literal["post", "in", "combined"] = "combined"
     signal: Literal["grad", "magnitude", "grad-magnitude"] = "grad"

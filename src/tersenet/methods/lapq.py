@@ -98,6 +98,7 @@ class Lapq(Method):
 
     `search` stops early: "minmax" (no clipping), "l2" (mean squared error), "lp" (phase 2) or "powell". `samples`
     calibration images, at most `evaluations` in phase 3. `bn="fold"` and `equalise` rewrite the network first.
+    `restore` puts the mean of every output channel back.
     """
 
     needs: ClassVar[str] = "calibration"
@@ -117,6 +118,7 @@ class Lapq(Method):
     iterations: int = 2
     evaluations: int = 1000
     equalise: bool = False
+    restore: bool = True
 
     def __post_init__(self) -> None:
         for bits in (self.bits, *([] if self.act_bits == 32 else [self.act_bits]), *self.layer_bits.values()):
@@ -178,7 +180,7 @@ class Lapq(Method):
             check_finite(name, source.read(name))
         grids = {
             layer.weight: WeightGrid(
-                self.bits_of(layer.weight, 8 if layer.weight in ends else self.bits), self.zero_level, 0
+                self.bits_of(layer.weight, 8 if layer.weight in ends else self.bits), self.zero_level, 0, self.restore
             )
             for layer in wanted
             if not (layer.weight in ends and self.ends == "keep")

@@ -26,13 +26,14 @@ SAMPLES = 1 << 15  # values of a tensor that a norm is measured on
 class WeightGrid:
     """How a weight of `bits` bits is rounded for a clip: with a zero level, or the paper's levels without one.
 
-    With zero: codes `-2^(b-1) .. 2^(b-1) - 1` in steps of `c / 2^(b-1)`. Without: `2^b` levels from -c to c. The mean
-    of every output channel (on `axis`) is put back by an offset of its own.
+    With zero: codes `-2^(b-1) .. 2^(b-1) - 1` in steps of `c / 2^(b-1)`. Without: `2^b` levels from -c to c. With
+    `restore`, the mean of every output channel (on `axis`) is put back by an offset of its own.
     """
 
     bits: int
     zero_level: bool
     axis: int
+    restore: bool = True
 
     def quantised(self, weight: Tensor, clip: float) -> QTensor:
         """`weight` on its grid; scale and offsets in fp16 (fp32 where that would lose them)."""
@@ -45,7 +46,8 @@ class WeightGrid:
         codes = ((weight.float() - shift) / scale.float()).round().clamp_(low, low + 2 * half - 1)
         plain = codes * scale.float() + shift
         other = [axis for axis in range(weight.dim()) if axis != self.axis]
-        offset = (shift + (weight.float() - plain).mean(other)).to(kind)
+        drift = (weight.float() - plain).mean(other)
+        offset = (shift + (drift if self.restore else torch.zeros_like(drift))).to(kind)
         return QTensor(codes.to(torch.int8 if self.bits < 8 or self.zero_level else torch.int16),
                        Uniform(scale, offset=offset, axis=self.axis), weight.dtype)  # fmt: skip
 

@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import Literal
 
 from ..core.method import Method
+from ..progress import OutOfTime, remaining
 from .evaluate import Estimate
 from .trials import Trial, Trials, key_of
 
 Verdict = Literal["met", "undecided", "not met"]
 ORDER = ("met", "undecided", "not met")
+PATIENCE = 1.5  # a training is not begun if it is expected to take longer than this many times what is left
 
 
 @dataclass(frozen=True)
@@ -132,7 +134,10 @@ class Search:
         best = self.best
         so_far = "none" if best is None else self.describe(best)
         name = Trial(key_of(method, start), 0, "", 0).name
-        self.say(f"{name}: about {in_words(self.seconds(method))}; best so far: {so_far}")
+        expected = self.seconds(method)
+        self.say(f"{name}: about {in_words(expected)}; best so far: {so_far}")
+        if method.needs == "training" and expected > PATIENCE * remaining():
+            raise OutOfTime(f"{in_words(remaining())} are left for a training of {in_words(expected)}")
         began = time.perf_counter()
         candidate = self.folder / "candidate.terse"
         size = self.make(method, start, candidate)

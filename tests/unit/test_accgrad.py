@@ -75,7 +75,7 @@ def test_a_weight_whose_input_is_always_0_has_signal_0_and_is_in_the_lowest_clus
         masked = inputs.clone()
         masked[..., :2] = 0
         loss(module(masked), targets).backward()  # type: ignore[no-untyped-call]
-    signal = dict((name, q.signal) for name, q, _ in parts(module))["1.weight"].reshape(40, 8, 8)
+    signal = {name: q.signal for name, q, _ in parts(module)}["1.weight"].reshape(40, 8, 8)
     assert (signal[..., :2] == 0).all() and (signal[..., 2:] > 0).float().mean() > 0.5
     assert (clusters(signal.reshape(-1), 4, "log-kmeans").reshape(40, 8, 8)[..., :2] == 0).all()
 

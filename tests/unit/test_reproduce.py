@@ -1,0 +1,99 @@
+"""`tersenet reproduce`, and `tersenet auto` killed at random moments."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from tersenet.cli import main
+from tersenet.core.task import Task
+from tersenet.files.summary import verify
+from tersenet.lab import digits, images, reproduce
+from tersenet.lab.models import build
+
+
+def run(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as stop:
+        main([*arguments])
+    return int(stop.value.code or 0)
+
+
+def make() -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 40), nn.ReLU(), nn.Linear(40, 10))
+
+
+def test_the_table_of_ones_own_network_is_measured_from_its_files_and_goes_on(
+    task: Task, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reproduce, "OWN", reproduce.Recipe(Task, 0, 4, 1, 0.02, (4.0, 5.0, 6.0)))
+    torch.manual_seed(0)
+    save_file(digits.train(make(), task, epochs=6).state_dict(), tmp_path / "net.safetensors")
+    own = ["--checkpoint", str(tmp_path / "net.safetensors"), "--model", f"{__file__}:make", "--task", "digits"]
+    given = ["reproduce", "accgrad", "--work", str(tmp_path / "work"), *own, "--json"]
+    assert run(*given) == 0
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    assert [(row["mode"], row["signal"]) for row in rows] == [
+        ("post", "grad"), ("in", "grad"), ("combined", "grad"), ("combined", "grad-magnitude"),
+    ]  # fmt: skip
+    for row in rows:
+        file = tmp_path / "work" / f"{row['mode']}-{row['signal']}.terse"
+        assert verify(file).size == row["file_bytes"] and row["csr_ratio"] >= (row["published"] or 6.0)
+        assert row["drop"]["n"] == 500 and row["accuracy"] == pytest.approx(row["fp32"] - row["drop"]["mean"] / 100)
+    before = {file: file.stat().st_mtime_ns for file in (tmp_path / "work").glob("*.terse")}
+    assert run(*given) == 0 and json.loads(capsys.readouterr().out)["rows"] == rows
+    assert before == {file: file.stat().st_mtime_ns for file in before}
+
+
+def test_what_cannot_be_reproduced_says_why(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for more, words in (
+        (["--net", "vgg16"], "a GPU"),
+        (["--net", "vgg5"], "no recipe"),
+        (["--model", "x"], "needs --ch"),
+    ):
+        if "vgg16" in more and torch.cuda.is_available():
+            continue
+        assert run("reproduce", "accgrad", "--work", str(tmp_path), *more) == 2
+        assert words in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("TERSENET_DATA" not in os.environ, reason="needs MNIST")
+@pytest.mark.parametrize("name", ["lenet300", "lenet5"])
+def test_a_slice_of_mnist_is_compressed_by_more_than_the_thesis_at_a_small_loss(name: str, tmp_path: Path) -> None:
+    whole = images.mnist(normalise=False)
+    task = replace(whole, train=list(islice(whole.split("train"), 100)))
+    recipe = replace(reproduce.RECIPES[name], task=lambda: task, fp32_epochs=5, epochs=10, refine=3)
+    torch.manual_seed(0)
+    weights = tmp_path / "fp32.safetensors"
+    reproduce.train_fp32(build(name), task, recipe, tmp_path / "fp32", weights, 0)
+    found = list(reproduce.rows(name, build(name), task, weights, tmp_path, recipe, 0, ("grad",)))
+    combined = found[-1]
+    assert combined.csr_ratio >= recipe.published[2] and combined.drop.mean < 5
+    assert combined.csr_bytes > 1.4 * combined.file_bytes
+
+
+@pytest.mark.slow
+def test_auto_killed_at_random_moments_ends_with_the_same_file(checkpoint: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tersenet", "auto", str(checkpoint), "--model", "digits", "--task", "digits",
+               "--max-drop", "6", "-o"]  # fmt: skip
+    whole, cut = tmp_path / "whole.terse", tmp_path / "cut.terse"
+    subprocess.run([*command, str(whole)], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    moments = random.Random(0)
+    for _ in range(4):
+        started = subprocess.Popen([*command, str(cut)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        time.sleep(moments.uniform(4, 25))
+        started.send_signal(signal.SIGKILL)
+        started.wait()
+    subprocess.run([*command, str(cut)], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    assert cut.read_bytes() == whole.read_bytes()

@@ -79,7 +79,7 @@ def test_codes_are_integers_that_rebuild_the_values(file: Path, tmp_path: Path) 
         (
             ["compress", "{net}", "-o", "{tmp}/o.terse", "--method", "magic"],
             2,
-            "the methods are apot, imprint, lapq, lsq, pot, rtn, vlcq",
+            "the methods are accgrad, apot, imprint, lapq, lsq, pot, rtn, vlcq",
         ),
         (["compress", "{net}", "-o", "{tmp}/o.terse", "--bots", "3"], 2, "vlcq has no option '--bots'; it has --bn"),
         (["compress", "{net}", "-o", "{tmp}/o.terse", "--target-bits", "many"], 2, "must be float"),
@@ -102,7 +102,8 @@ def test_failures_have_exit_code_1_and_wrong_usage_2(
     filled = [argument.format(tmp=tmp_path, net=checkpoint) for argument in arguments]
     assert run(*filled) == code
     assert says in capsys.readouterr().err
-    assert not list(tmp_path.glob("*o.terse*"))
+    left = {path.name for path in tmp_path.glob("*o.terse*")}
+    assert left == ({"o.terse", "o.terse.search"} if "--max-bytes" in arguments else set())  # the nearest file is kept
 
 
 def test_an_existing_output_is_replaced_only_with_force(file: Path, checkpoint: Path, capsys) -> None:
@@ -142,4 +143,4 @@ def test_a_users_own_network_and_metric_work_from_outside_the_repository(tmp_pat
     ):
         done = subprocess.run([*tersenet, *command], cwd=tmp_path, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["agreement"]["n"] == 200
+    assert json.loads(done.stdout)["agreement"]["n"] == 250

@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 import shutil
+import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
@@ -12,6 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from .api import check_method, load, prepared
@@ -130,7 +132,7 @@ def _cheap_to_dear(module: nn.Module, task: Task, bn: str, train: bool) -> list[
     kept: dict[str, Any] = {"bn": bn}
     found = [get("vlcq")(**kept)]
     if task.calibration is not None:
-        images = min(MOST_IMAGES, holdable(module, calibration(task, 2)[0][0]))
+        images = max(1, min(MOST_IMAGES, holdable(module, calibration(task, 2)[0][0])))
         found.append(replace(found[0], calibrate=True, images=1 << images.bit_length() - 1))  # type: ignore[call-arg]
     if train:
         found.append(get("lsq")(**kept, epochs=3, distill=0.7))  # type: ignore[call-arg]
@@ -224,7 +226,7 @@ def _search(
     folder = output.with_name(output.name + ".search")
     if force and (folder / LOG).is_file():
         shutil.rmtree(folder)
-    check_free(output, force=force or (folder / LOG).is_file())
+    check_free(output, force=force or _own(output, folder / LOG))
     shop = _Workshop(path, module, task, effort, folder)
     described = {"input": shop.source.digest(), "target": asdict(target), "task": named, "data": _digest(shop.judged)}
     folder.mkdir(exist_ok=True)
@@ -248,7 +250,7 @@ def _search(
         if best is None:
             raise problem or BudgetError(f"{ended} before the first trial was finished: allow more time")
         outcome = Outcome(best, target, trials.all, ended)
-        if ended == "interrupted" or shop.judged is None or shop.judged.test is None:
+        if ended == "interrupted" or shop.judged is None or shop.judged.test is None or not output.is_file():
             return outcome
         known = trials.tested(best.digest)
         if known is None:
@@ -261,8 +263,15 @@ def _search(
 
 def hash_of(path: Path) -> str:
     """SHA-256 of a file."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _own(output: Path, log: Path) -> bool:
+    """Whether the file is there as the search with this log left it."""
+    if not (output.is_file() and log.is_file()):
+        return log.is_file()
+    with closing(sqlite3.connect(log)) as base:
+        return base.execute("SELECT 1 FROM trials WHERE digest = ?", (hash_of(output),)).fetchone() is not None
 
 
 def _check(target: Target, module: nn.Module | None, task: Task | None, time_limit: float | None) -> None:
@@ -286,5 +295,6 @@ def _digest(task: Task | None) -> str:
     if task is None:
         return ""
     first = next(iter(task.split(VALIDATION)), None)
-    parts = [first] if isinstance(first, Tensor) else first or []
-    return hashlib.sha256(b"".join(part.detach().cpu().contiguous().numpy().tobytes() for part in parts)).hexdigest()
+    parts = [part for part in ([first] if isinstance(first, Tensor) else first or []) if isinstance(part, Tensor)]
+    flat = (part.detach().cpu().contiguous().reshape(-1).view(torch.uint8) for part in parts)
+    return hashlib.sha256(b"".join(part.numpy().tobytes() for part in flat)).hexdigest()

@@ -206,6 +206,7 @@ def test_what_cannot_be_done_is_a_clear_error(small: nn.Module, task: Task) -> N
         ("above 0.5", {"share": 0.3}), ("more epochs", {"warmup": 4}), ("above 1", {"target_ratio": 0.5}),
         ("give target_ratio", {"tune": True}), ("leave out bits", {"mode": "in", "bits": (4,)}),
         ("low_bits", {"low_bits": 1}),
+        ("which leaves no weights", {"bits": (0, 0)}), ("low_bits", {"low_bits": 16}),
         ("leave out layer_bits", {"layer_bits": {"*": 4}}), ("refine", {"mode": "in", "refine": 1}),
     ):  # fmt: skip
         with pytest.raises(UsageError, match=words):
@@ -221,6 +222,30 @@ def test_what_cannot_be_done_is_a_clear_error(small: nn.Module, task: Task) -> N
         made(dead, task)
     with pytest.raises(UsageError, match="accgrad trains"):
         tersenet.compress(small, "accgrad")
+
+
+class Tied(nn.Module):
+    """Two layers with one weight; the second is the first by name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.z, self.a, self.o = nn.Linear(64, 64), nn.Linear(64, 64), nn.Linear(64, 10)
+        self.a.weight, self.a.bias = self.z.weight, self.z.bias
+        self.o.bias.requires_grad_(False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.o(self.a(self.z(x.flatten(1)).relu()).relu())  # type: ignore[no-any-return]
+
+
+def test_tied_weights_are_stored_as_trained_under_any_name_and_frozen_ones_are_kept(task: Task, tmp_path: Path) -> None:
+    module = Tied()
+    torch.save(dict(sorted(module.state_dict().items())), tmp_path / "net.pt")
+    for method, fields in (("accgrad", FAST), ("lsq", {"epochs": 1, "ends": "same"})):
+        small = tersenet.compress(tmp_path / "net.pt", method, module=Tied(), task=task, **fields)
+        entry = small.tensors["a.weight"]
+        assert isinstance(entry, QTensor) and not torch.allclose(entry.dequantize(), module.z.weight, atol=1e-3)
+        assert small.aliases["z.weight"] == "a.weight" and not isinstance(small.tensors["o.bias"], QTensor)
 
 
 class Dead(nn.Module):

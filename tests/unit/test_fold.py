@@ -60,7 +60,7 @@ def test_equalised_channels_have_the_same_range_on_both_sides() -> None:
 
 def test_layers_with_something_else_between_them_are_left_alone() -> None:
     torch.manual_seed(0)
-    for between in (nn.Tanh(), nn.GELU(), nn.Softmax(1)):
+    for between in (nn.Tanh(), nn.GELU(), nn.Softmax(1), nn.ReLU6(), nn.Hardtanh(-3, 3)):
         net = nn.Sequential(nn.Linear(20, 30), between, nn.Linear(30, 5))
         assert equalise(net, torch.randn(4, 20)) == 0
     assert equalise(nn.Sequential(nn.Linear(20, 30), nn.ReLU(), nn.Linear(30, 5)), torch.randn(4, 20)) == 1

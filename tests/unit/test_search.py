@@ -134,6 +134,25 @@ def test_a_lost_file_is_made_again(checkpoint: Path, network: nn.Module, task: T
     assert hash_of(tmp_path / "o.terse") == again.best.digest == first.best.digest
 
 
+def test_somebody_elses_file_at_the_output_is_not_replaced(
+    checkpoint: Path, network: nn.Module, task: Task, tmp_path: Path
+) -> None:
+    within(checkpoint, tmp_path / "o.terse", network, task, max_drop=6.0)
+    (tmp_path / "o.terse").write_bytes(b"mine")
+    with pytest.raises(OutputError):
+        within(checkpoint, tmp_path / "o.terse", network, task, max_drop=6.0)
+    assert (tmp_path / "o.terse").read_bytes() == b"mine"
+
+
+def test_a_method_that_cannot_go_so_low_keeps_its_smallest_file(task: Task, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    small = digits.train(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), task, epochs=4)
+    save_file(small.state_dict(), tmp_path / "net.safetensors")
+    found = within(tmp_path / "net.safetensors", tmp_path / "o.terse", small, task, "accgrad", max_bytes=100,
+                   fields={"epochs": 3, "warmup": 1})  # fmt: skip
+    assert not found.holds and (tmp_path / "o.terse").stat().st_size == found.best.bytes > 100
+
+
 def test_out_of_time_ends_with_the_best_so_far(
     checkpoint: Path, network: nn.Module, task: Task, tmp_path: Path
 ) -> None:

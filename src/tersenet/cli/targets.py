@@ -104,6 +104,8 @@ def _how_near(outcome: "Outcome", best: "Trial") -> str:
         over = best.bytes - target.max_bytes
         return f"; the nearest file has {over:,} bytes too many" if over > 0 else ""
     assert target.max_drop is not None and best.drop is not None
+    if outcome.test is not None and outcome.test_verdict == "not met":
+        return f"; validation says {outcome.verdict}, but the test split refutes it with {outcome.test.mean:.2f} points"
     if best.drop > target.max_drop:
         return f"; the nearest file drops {best.drop - target.max_drop:.2f} points too many"
     if outcome.verdict == "undecided":

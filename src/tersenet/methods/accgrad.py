@@ -5,9 +5,9 @@ convolutions and linear layers, all in one pool). Large A is important. Three mo
 
 * `post`: A is recorded, then its values are clustered in one dimension and every cluster gets a width that rises with
   its mean A, once, without training afterwards. Width 0 prunes.
-* `in`: from the end of the warm-up on, after every epoch all A are sorted and split in two; the larger group, `share`
-  of all weights with the lowest A, goes to the grid of `low_bits`, the others stay (16 bits). Nothing is frozen:
-  updates move the weights of both groups, the forward rounds them, and A goes on, so that membership settles.
+* `in`: from the end of the warm-up on, where an epoch begins, all A are sorted and split in two; the larger group,
+  `share` of all weights with the lowest A, goes to the grid of `low_bits`, the others stay (16 bits). Nothing is
+  frozen: updates move the weights of both groups, the forward rounds them, and A goes on, so that membership settles.
 * `combined`: `in`, then the clustering of `post` on what `in` left.
 
 Grid: signed fixed point <b, i>, step `2^(i-b)`, sign and integer bits i from the largest weight of the tensor, halves
@@ -39,7 +39,7 @@ from ..progress import progress
 from ..quantizers import attach
 from ..quantizers.fixed import WIDEST, MixedFixedPoint
 from ..steps.evaluate import evaluate
-from ..steps.fit import Schedule, fit, samples
+from ..steps.fit import Schedule, fit, inputs_of, samples, seed_all
 from ..steps.fold import Rewritten
 from ..steps.layers import find_layers, frozen
 from ..steps.processes import Processes
@@ -89,8 +89,10 @@ class AccGrad(Method):
     def __post_init__(self) -> None:
         if self.bits and (list(self.bits) != sorted(self.bits) or not all(_width(b) for b in self.bits)):
             raise UsageError(f"bits are {self.bits}; give widths from low to high, each 0 or 2 to {WIDEST}")
-        if not _width(self.low_bits):
-            raise UsageError(f"low_bits is {self.low_bits}; it may be 0 or 2 to {WIDEST}")
+        if self.mode != "in" and not any(self.widths):
+            raise UsageError("bits are 0 for all clusters, which leaves no weights: give one above 0")
+        if not _width(self.low_bits) or self.low_bits == WIDEST:
+            raise UsageError(f"low_bits is {self.low_bits}; it may be 0 or 2 to {WIDEST - 1}")
         if not 0.5 < self.share < 1 or not 0 <= self.ramp <= 1:
             raise UsageError(f"share is {self.share}, above 0.5 and below 1; ramp is {self.ramp}, 0 to 1")
         if self.target_ratio is not None and not self.target_ratio > 1:
@@ -101,8 +103,6 @@ class AccGrad(Method):
             raise UsageError("epochs must be at least 1, lr above 0, distill 0 to 1")
         if self.refine < 0 or (self.refine and self.mode == "in"):
             raise UsageError("refine is a number of epochs behind the clustering, which mode in does not have")
-        if self.tune and self.target_ratio is None:
-            raise UsageError("tune looks for the most accurate bits at a ratio: give target_ratio")
         if self.mode == "in" and self.bits:
             raise UsageError("mode in has one low group: leave out bits (see low_bits)")
         if self.layer_bits or self.bn == "fold":
@@ -112,8 +112,9 @@ class AccGrad(Method):
 
     @property
     def sketch(self) -> Method:
-        """One epoch, by magnitude."""
-        return replace(self, epochs=max(1, self.epochs // 10), warmup=1, mode="post", tune=False, bits=())
+        """A tenth of the epochs, clustered at the end."""
+        short = max(1, self.epochs // 10)
+        return replace(self, epochs=short, warmup=1, refine=0, mode="post", tune=False, bits=(0, *self.widths)[-4:])
 
     def work(self, task: Task | None) -> float:
         """Every epoch runs all training samples forward and back."""
@@ -129,6 +130,8 @@ class AccGrad(Method):
         """Train a copy of `module`, recording gradients, and yield it in fixed point. **Raises** `BudgetError`."""
         if module is None or task is None:
             raise UsageError("accgrad trains: give the network's code (--model, module=) and --task (task=)")
+        if self.tune and self.target_ratio is None:
+            raise UsageError("tune looks for the most accurate bits at a ratio: give target_ratio")
         task.split("train")
         identity = {"method": self.name, **asdict(self), "input": source.digest(), "start": run and str(run.start)}
         folder = None if run is None or run.folder is None else Run(run.folder, identity, run.resume)
@@ -157,7 +160,8 @@ class AccGrad(Method):
                 run=folder,
                 saved=saved,
             )
-            finish(network, (inputs.to(processes.device) for inputs, _ in task.split("train")))
+            seed_all(self.seed)
+            finish(network, inputs_of(task.split("train"), processes.device))
             if folder is not None and processes.rank == 0:
                 folder.save({"model": network.state_dict(), "finished": attach.latent_state(network)})
         if self.mode != "in" and not self.refine:
@@ -165,6 +169,8 @@ class AccGrad(Method):
         values = scores(found, self.signal)
         if self.target_ratio is not None:
             prune_to(found, values, self.target_ratio)
+        seed_all(self.seed)
+        finish(network, inputs_of(task.split("train"), processes.device))
         yield from self._pieces(network, source)
         yield "accgrad", Finding(self._facts(found))
 
@@ -176,13 +182,16 @@ class AccGrad(Method):
             layers = find_layers(network, first[0][:2].to(next(network.parameters()).device))
         wanted = {}
         for layer in layers:
-            for name in (layer.weight, f"{layer.weight.removesuffix('weight')}bias"):
+            for named in (layer.weight, f"{layer.weight.removesuffix('weight')}bias"):
+                name = source.aliases.get(named, named)
                 if name in source.specs and left_out(name, self) is None:
                     part, leaf = attach.owner_of(network, name)
-                    check_finite(name, getattr(part, leaf).detach())
-                    wanted[name] = MixedFixedPoint(getattr(part, leaf).detach().to(source.specs[name].dtype))
+                    weight = getattr(part, leaf)
+                    if weight.requires_grad:
+                        check_finite(name, weight.detach())
+                        wanted[name] = MixedFixedPoint(weight.detach().to(source.specs[name].dtype))
         if not wanted:
-            raise InputError("no layer of this network can be quantised (all are excluded)")
+            raise InputError("no layer of this network can be quantised (all are excluded, or frozen)")
         attach.attach_weights(network, wanted, source.aliases)
         network.to(next(network.parameters()).device)
 
@@ -261,7 +270,7 @@ class AccGrad(Method):
         }
 
     def _pieces(self, network: nn.Module, source: TensorSource) -> Iterator[Piece]:
-        quantised = attach.frozen_weights(network)
+        quantised = {source.aliases.get(name, name): entry for name, entry in attach.frozen_weights(network).items()}
         paired = prepare_batch_norm(Rewritten(source, network), self.bn, network)
         for name, spec in source.specs.items():
             if name in quantised:

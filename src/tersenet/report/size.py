@@ -51,7 +51,8 @@ def storage(path: str | Path, *, max_output: int | None = None) -> Storage:
     **Raises** `FormatError` for a damaged or foreign file.
     """
     reader = Reader(path, max_output)
-    recorded = reader.index.about["provenance"].get("accgrad", {}).get("nonzeros", {})
+    found = reader.index.about["provenance"].get("accgrad")
+    recorded = found.get("nonzeros", {}) if isinstance(found, dict) else {}
     tensors, beside = [], 0
     for name, record in reader.index.records.items():
         beside += record.grid_size if record.grid else record.size

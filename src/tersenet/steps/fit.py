@@ -125,6 +125,8 @@ def fit(
             progress(done, step, total)
             if run is not None and run.due:
                 checkpoint()
+        if step == epoch * per_epoch + skip:
+            raise InputError("the train split gave no batch: it must be iterable again and again, not an iterator")
         if task.validation is not None and run is not None and processes.rank == 0:
             run.log(step, validation=_validate(module, task))
             checkpoint()

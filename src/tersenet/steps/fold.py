@@ -27,6 +27,7 @@ from .synthesize import guess_shape
 ROUNDS = 50
 SETTLED = 1e-3  # of a round's largest change of log s
 LIMIT = 2.0**10  # of s
+LARGE = 100.0  # times the inputs that are given
 
 
 def fold(module: nn.Module, inputs: Tensor) -> list[Layer]:
@@ -102,18 +103,20 @@ def equalise(module: nn.Module, inputs: Tensor) -> int:
 
 
 def _links(module: nn.Module, inputs: Tensor) -> list[Link]:
-    """Layers that follow each other so that channels can be scaled between them: tried with powers of two."""
+    """Layers that follow each other so that channels can be scaled between them: tried with powers of two, on large
+    inputs, too, that reach the ends of a clipped activation."""
     layers = find_layers(module, inputs)
-    expected = flat(module(inputs))
+    tries = [inputs, inputs * LARGE] if inputs.is_floating_point() else [inputs]
+    expected = [flat(module(given)) for given in tries]
     found = []
     for first in layers:
         for second in layers:
             link = None if first is second else _link(module, first, second)
             if link is None:
                 continue
-            s = 2.0 ** (torch.arange(len(link.rows[0])) % 3 - 1.0).to(link.columns)
+            s = 2.0 ** (5 * (torch.arange(len(link.rows[0])) % 3 - 1.0)).to(link.columns)
             link.scale(s)
-            kept = same(module, inputs, expected)
+            kept = all(same(module, given, output) for given, output in zip(tries, expected, strict=True))
             link.scale(1 / s)
             if kept:
                 found.append(link)

@@ -24,7 +24,7 @@ def holdable(module: nn.Module, inputs: Tensor) -> int:
     with frozen(module):
         paths = [layer.path for layer in find_layers(module, inputs)]
         found = inputs_of_layers(module, paths, inputs)
-    return HELD * len(inputs) // sum(part.numel() * part.element_size() for part in found.values())
+    return HELD * len(inputs) // max(1, sum(part.numel() * part.element_size() for part in found.values()))
 
 
 class NetworkQuantizer:

@@ -10,11 +10,13 @@ import math
 import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from ..core.method import Method
+from ..errors import BudgetError
 from ..progress import OutOfTime, remaining
 from .evaluate import Estimate
 from .trials import Trial, Trials, key_of
@@ -105,9 +107,8 @@ class Search:
         self.paces: dict[str, float] = {}  # seconds taken over seconds expected, by method
         self.seen: list[Trial] = []  # in this order again when a search goes on, so it steers as it did
         best = self.best
-        while best is not None and not (output.is_file() and hash_of(output) == best.digest):
-            trials.forget(best)
-            best = self.best
+        if best is not None and not (output.is_file() and hash_of(output) == best.digest):
+            trials.forget(best)  # its file is lost: it will be made again
 
     @property
     def best(self) -> Trial | None:
@@ -134,6 +135,8 @@ class Search:
         best = self.best
         so_far = "none" if best is None else self.describe(best)
         name = Trial(key_of(method, start), 0, "", 0).name
+        if best is not None and remaining() < 0:
+            raise OutOfTime("out of time")
         expected = self.seconds(method)
         self.say(f"{name}: about {in_words(expected)}; best so far: {so_far}")
         if method.needs == "training" and expected > PATIENCE * remaining():
@@ -147,11 +150,11 @@ class Search:
             trial = replace(trial, drop=found.mean, low=found.low, high=found.high, n=found.n)
         trial = replace(trial, seconds=time.perf_counter() - began)
         self.paces[method.name] = trial.seconds / max(self.expect(method), 1e-3)
+        self.trials.add(trial)  # first: a row without its file is made again, a file without its row would be foreign
         if best is None or self.target.rank(trial) < self.target.rank(best):
             os.replace(candidate, self.output)
         else:
             candidate.unlink()
-        self.trials.add(trial)
         return trial
 
     def begin(self, method: Method) -> None:
@@ -182,22 +185,38 @@ class Search:
             return made[index]
 
         def sketched(index: int) -> int:
-            return trial(index).bytes if method.sketch == method else self._sketched(method.at(rates[index]))
+            try:
+                return trial(index).bytes if method.sketch == method else self._sketched(method.at(rates[index]))
+            except BudgetError:  # the method cannot go so low
+                return 0
 
         if self.target.max_bytes is not None:
             goal = self.target.max_bytes
             index = boundary(len(rates), middle, lambda index: sketched(index) > goal) + 1
-            while index < len(rates) and trial(index).bytes > goal:
-                index += 1
-            if index == len(rates):
-                trial(index - 1)
+            with suppress(BudgetError):
+                while index < len(rates) and trial(index).bytes > goal:
+                    index += 1
+                if index < len(rates):
+                    return
+            for last in reversed(range(len(rates))):  # the smallest file that the method can make
+                with suppress(BudgetError):
+                    trial(last)
+                    return
             return
         best = self.reached
         sure = self.target.of(self.attempt(method.at(rates[0]).sketch)) == "met"
         first = 0
         if method.needs == "training" and best is not None and self.within(best, sure):
             first = boundary(len(rates), 0, lambda index: self._sketched(method.at(rates[index])) >= best.bytes) + 1
-        boundary(len(rates) - first, middle - first, lambda index: self.within(trial(first + index), sure))
+
+        def holds(index: int) -> bool:
+            try:
+                return self.within(trial(first + index), sure)
+            except BudgetError as error:  # the method cannot go so low
+                self.say(f"left out: {error}")
+                return False
+
+        boundary(len(rates) - first, middle - first, holds)
 
     def within(self, trial: Trial, sure: bool) -> bool:
         """Whether a trial keeps the target: surely, or as far as its mean tells."""

@@ -262,7 +262,7 @@ class TrainedMethod(Method):
                 eps = float(network.get_submodule(prefix).eps)  # type: ignore[arg-type]
                 parts = {part: state[f"{prefix}.{part}"] for part in ("weight", "bias", "running_mean", "running_var")}
                 state |= {f"{prefix}.{part}": value for part, value in pair(parts, eps).items()}
-        quantised = attach.frozen_weights(network)
+        quantised = {source.aliases.get(name, name): entry for name, entry in attach.frozen_weights(network).items()}
         for name, spec in source.specs.items():
             if name in quantised:
                 yield name, quantised[name]

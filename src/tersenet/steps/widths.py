@@ -23,7 +23,7 @@ def ratio(found: Sequence[Part]) -> float:
     counted = [(tuple(part[2].shape), nonzeros(part)) for part in found]
     tags = tag_bits({bits for _, counts in counted for bits in counts})
     bits = sum(csr_bits(shape, counts, tags) for shape, counts in counted)
-    return 32 * sum(math.prod(shape) for shape, _ in counted) / bits
+    return 32 * sum(math.prod(shape) for shape, _ in counted) / max(1, bits)
 
 
 def affordable(found: Sequence[Part], target: float, widths: Sequence[int]) -> int:

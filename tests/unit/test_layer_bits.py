@@ -24,6 +24,8 @@ def test_every_method_follows_the_bits_of_layers(name: str, network: nn.Module, 
     fields: dict[str, Any] = {"target_bits": 3.0, "images": 16, "synthesis_steps": 3} if name == "vlcq" else {"bits": 4}
     if methods.facts(name).needs == "training":
         fields["epochs"] = 0
+    if name == "accgrad":
+        fields |= {"epochs": 2, "warmup": 1, "bits": (4,)}
     if name == "imprint":
         del fields["bits"]
     if name == "lapq":

@@ -14,10 +14,10 @@ Grid: signed fixed point <b, i>, step `2^(i-b)`, sign and integer bits i from th
 away from zero, clamped to two's complement. A weight that rounds to 0 is pruned. `target_ratio` chooses `share` (and
 prunes what is left over) so that the CSR accounting of `report.size` is met.
 
-The thesis was available to us as its abstract only: the reading is ours, and so are `ramp` (the share grows over this
-part of the epochs), `target_ratio`, `tune` and the signals `magnitude` and `grad-magnitude` (|w|, A |w|), which prune
-better. Needs the network's code and training data; inputs in [0, 1] (a mean that is subtracted gives dead pixels a
-gradient).
+Tensors in `layer_bits` keep that width; they are in no group and not in the ratio. The thesis was available to us as
+its abstract only: the reading is ours, and so are `ramp` (the share grows over this part of the epochs), `refine`,
+`target_ratio`, `tune` and the signals `magnitude` and `grad-magnitude` (|w|, A |w|), which prune better. Needs the
+network's code and training data; inputs in [0, 1] (a mean that is subtracted gives dead pixels a gradient).
 """
 
 import math
@@ -105,10 +105,8 @@ class AccGrad(Method):
             raise UsageError("refine is a number of epochs behind the clustering, which mode in does not have")
         if self.mode == "in" and self.bits:
             raise UsageError("mode in has one low group: leave out bits (see low_bits)")
-        if self.layer_bits or self.bn == "fold":
-            raise UsageError(
-                "accgrad chooses widths itself and keeps batch norm or pairs it: leave out layer_bits, fold"
-            )
+        if self.bn == "fold" or not all(2 <= bits <= WIDEST for bits in self.layer_bits.values()):
+            raise UsageError(f"accgrad keeps batch norm or pairs it; layer_bits are {self.layer_bits}, 2 to {WIDEST}")
 
     @property
     def sketch(self) -> Method:
@@ -142,6 +140,8 @@ class AccGrad(Method):
             begin_with(network, run.start)
         self._attach(network, source, task)
         found = parts(network)
+        if not found:
+            raise UsageError("layer_bits names every tensor, so there is nothing to choose: use another method")
         record(network)
         if saved is not None and "finished" in saved:
             network.load_state_dict(saved["model"])
@@ -189,7 +189,8 @@ class AccGrad(Method):
                     weight = getattr(part, leaf)
                     if weight.requires_grad:
                         check_finite(name, weight.detach())
-                        wanted[name] = MixedFixedPoint(weight.detach().to(source.specs[name].dtype))
+                        kind, pinned = source.specs[name].dtype, self.bits_of(name, 0)
+                        wanted[name] = MixedFixedPoint(weight.detach().to(kind), pinned)
         if not wanted:
             raise InputError("no layer of this network can be quantised (all are excluded, or frozen)")
         attach.attach_weights(network, wanted, source.aliases)

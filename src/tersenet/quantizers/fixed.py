@@ -28,18 +28,18 @@ class MixedFixedPoint(Quantizer):
     away from zero.
 
     `signal` is where the accumulated gradient of every weight is kept; `widths` (2 to 16, or 0) are changed by
-    `give`. Gradients go through unchanged.
+    `give`. Gradients go through unchanged. With `pinned`, all weights keep that width.
     """
 
     signal: Tensor
     widths: Tensor
     integer: Tensor
 
-    def __init__(self, weight: Tensor) -> None:
+    def __init__(self, weight: Tensor, pinned: int = 0) -> None:
         super().__init__()
-        self.dtype, self.bits = weight.dtype, WIDEST
+        self.dtype, self.bits, self.pinned = weight.dtype, pinned or WIDEST, bool(pinned)
         self.register_buffer("signal", torch.zeros(weight.shape))
-        self.register_buffer("widths", torch.full(weight.shape, WIDEST, dtype=torch.int8))
+        self.register_buffer("widths", torch.full(weight.shape, self.bits, dtype=torch.int8))
         self.register_buffer("integer", torch.zeros(()))
         self.give(self.widths, weight)
 

@@ -16,8 +16,9 @@ Part = tuple[str, MixedFixedPoint, Tensor]  # name, quantizer, latent weight
 
 
 def parts(module: nn.Module) -> list[Part]:
-    """Every parameter that has a signal, in the module's order."""
-    return [(name, q, latent) for name, q, latent in attach.quantizers(module) if isinstance(q, MixedFixedPoint)]
+    """Every parameter whose weights get widths by their signal, in the module's order."""
+    found = attach.quantizers(module)
+    return [(name, q, latent) for name, q, latent in found if isinstance(q, MixedFixedPoint) and not q.pinned]
 
 
 def record(module: nn.Module) -> None:

@@ -42,7 +42,7 @@ def measure(mode: str, size: int, weights: Path, model: str, split: str, folder:
     started = time.perf_counter()
     made = run("compress", str(weights), "-o", str(file), "--force", *flags, *budget, *network)
     seconds = time.perf_counter() - started
-    task = ["--task", f"{HERE / 'cifar_task.py'}:make_task", "--split", split]
+    task = ["--task", "cifar10", "--split", split]
     judged = run("eval", str(file), "--model", model, *task, "--against", str(weights))
     row = {"tool": f"tersenet {mode}", "bytes": made["bytes"], "accuracy": round(judged["metric"]["mean"], 4)}
     row |= {

@@ -2,7 +2,7 @@
 
 "plain minmax" is min-max rounding without anything else; the other rows restore the mean of every output channel.
 
-    TERSENET_DATA=FOLDER python benchmarks/lapq.py WEIGHTS.safetensors [--model resnet20] [--out OUT.csv]
+    TERSENET_DATA=FOLDER python benchmarks/lapq.py WEIGHTS [--model resnet20] [--task cifar10] [--out OUT.csv]
 
 Calibration: 512 training images. Accuracy: the decoded file on the test split, in a process of its own.
 """
@@ -30,6 +30,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("weights", type=Path)
     parser.add_argument("--model", default="resnet20")
+    parser.add_argument("--task", default="cifar10", help="or benchmarks/exact_cifar10.py:make_task")
     parser.add_argument("--bits", type=int, nargs="+", default=[2, 3, 4, 8])
     parser.add_argument("--searches", nargs="+", default=["plain minmax", "minmax", "l2", "lp", "powell"])
     parser.add_argument("--ends", default="8", help="first and last layer: 8, keep or same")
@@ -44,10 +45,10 @@ def main() -> None:
                 file = Path(folder) / f"{bits}{search.replace(' ', '-')}.terse"
                 flags = ["--method", "lapq", "--bits", bits, "--act-bits", bits, "--search", search.split()[-1]]
                 flags += ["--ends", given.ends, *(["--no-restore"] if search == "plain minmax" else [])]
-                run("compress", given.weights, "-o", file, "--model", given.model, "--task", "cifar10", *flags)
-                judged = run("eval", file, "--model", given.model, "--task", "cifar10", "--against", given.weights)
+                run("compress", given.weights, "-o", file, "--model", given.model, "--task", given.task, *flags)
+                judged = run("eval", file, "--model", given.model, "--task", given.task, "--against", given.weights)
                 drop = [round(judged["drop"][key], 4) for key in ("mean", "low", "high")]
-                loss = calibration_loss(file, given.model)
+                loss = calibration_loss(file, given.model, given.task)
                 accuracy = round(judged["metric"]["mean"], 4)
                 rows.append([bits, given.ends, search, round(loss, 4), file.stat().st_size, accuracy, *drop])
                 print(*rows[-1], sep="\t", flush=True)
@@ -55,9 +56,9 @@ def main() -> None:
                     csv.writer(stream).writerows(rows)
 
 
-def calibration_loss(file: Path, model: str) -> float:
+def calibration_loss(file: Path, model: str, task_name: str) -> float:
     """The loss of the decoded file on the calibration images."""
-    task, network = make_task("cifar10", []), load_network(file, make_model(model, []))
+    task, network = make_task(task_name, []), load_network(file, make_model(model, []))
     total = count = 0.0
     for inputs, targets in calibration(task, 512):
         total += float(task.loss(network(inputs), targets).detach()) * len(targets)

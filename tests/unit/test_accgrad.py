@@ -150,7 +150,7 @@ def test_signals_choose_different_weights(small: nn.Module, task: Task) -> None:
 def test_a_target_ratio_is_met_by_the_accounting_of_the_file(
     mode: str, small: nn.Module, task: Task, tmp_path: Path
 ) -> None:
-    model = made(small, task, mode=mode, target_ratio=6.0, epochs=10, refine=0 if mode == "in" else 2)
+    model = made(small, task, mode=mode, target_ratio=6.0, epochs=10, refine=2)
     size = tersenet.save(model, tmp_path / "x.terse")
     found = storage(tmp_path / "x.terse")
     assert 6.0 <= found.fp32 / found.csr < 9 and found.file == size
@@ -207,7 +207,7 @@ def test_what_cannot_be_done_is_a_clear_error(small: nn.Module, task: Task) -> N
         ("give target_ratio", {"tune": True}), ("leave out bits", {"mode": "in", "bits": (4,)}),
         ("low_bits", {"low_bits": 1}),
         ("which leaves no weights", {"bits": (0, 0)}), ("low_bits", {"low_bits": 16}),
-        ("layer_bits are", {"layer_bits": {"*": 1}}), ("refine", {"mode": "in", "refine": 1}),
+        ("layer_bits are", {"layer_bits": {"*": 1}}), ("refine", {"refine": -1}),
     ):  # fmt: skip
         with pytest.raises(UsageError, match=words):
             made(small, task, **fields)

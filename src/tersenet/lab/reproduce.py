@@ -127,9 +127,8 @@ def chosen(recipe: Recipe, mode: str, signal: str, target: float, seed: int) -> 
     fields: dict[str, Any] = {"mode": mode, "signal": signal, "seed": seed, "target_ratio": target, "lr": recipe.lr}
     if mode == "post":
         return get("accgrad")(**fields | {"epochs": max(1, recipe.epochs // 4), "bits": (4, 4, 4, 4), "tune": True})
-    if mode == "in":
-        return get("accgrad")(**fields | {"epochs": recipe.epochs + recipe.refine})
-    return get("accgrad")(**fields | {"epochs": recipe.epochs, "refine": recipe.refine, "bits": (4,)})
+    fields |= {"epochs": recipe.epochs, "refine": recipe.refine}
+    return get("accgrad")(**fields | ({} if mode == "in" else {"bits": (4,)}))
 
 
 def judged(name: str, method: Method, place: Path, reference: nn.Module, task: Task, published: float | None) -> Row:

@@ -23,7 +23,7 @@ network's code and training data; inputs in [0, 1] (a mean that is subtracted gi
 import math
 from collections.abc import Callable, Iterator
 from copy import deepcopy
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import combinations_with_replacement
 from typing import Any, ClassVar, Literal
@@ -43,7 +43,7 @@ from ..steps.fit import Schedule, fit, inputs_of, samples, seed_all
 from ..steps.fold import Rewritten
 from ..steps.layers import find_layers, frozen
 from ..steps.processes import Processes
-from ..steps.run import Run
+from ..steps.run import run_of
 from ..steps.sides import check_finite, keep, left_out, prepare_batch_norm
 from ..steps.signal import Part, clusters, give, lowest, parts, record, scores
 from ..steps.train import begin_with, finish
@@ -57,7 +57,7 @@ CANDIDATES = 12  # bit tuples that `tune` evaluates
 class AccGrad(Method):
     """Widths from accumulated gradients, in `mode` post, in or combined; `bits` of clusters, from low to high.
 
-    `epochs` are recorded (`warmup` of them before the first groups), `refine` more train what was clustered.
+    `epochs` regroup every time (after `warmup` of them), `refine` more train on with the last groups or clusters.
     """
 
     needs: ClassVar[str] = "training"
@@ -101,8 +101,8 @@ class AccGrad(Method):
             raise UsageError(f"warmup is {self.warmup}, epochs {self.epochs}: at least 1, and more epochs than that")
         if self.epochs < 1 or self.lr <= 0 or not 0 <= self.distill <= 1:
             raise UsageError("epochs must be at least 1, lr above 0, distill 0 to 1")
-        if self.refine < 0 or (self.refine and self.mode == "in"):
-            raise UsageError("refine is a number of epochs behind the clustering, which mode in does not have")
+        if self.refine < 0:
+            raise UsageError(f"refine is {self.refine}; it is a number of epochs, 0 or more")
         if self.mode == "in" and self.bits:
             raise UsageError("mode in has one low group: leave out bits (see low_bits)")
         if self.bn == "fold" or not all(2 <= bits <= WIDEST for bits in self.layer_bits.values()):
@@ -116,7 +116,8 @@ class AccGrad(Method):
 
     def work(self, task: Task | None) -> float:
         """Every epoch runs all training samples forward and back."""
-        return self.epochs * samples(task.split("train")) * (4.0 if self.distill else 3.0) if task else 0.0
+        epochs = self.epochs + self.refine
+        return epochs * samples(task.split("train")) * (4.0 if self.distill else 3.0) if task else 0.0
 
     def compress(
         self,
@@ -131,9 +132,8 @@ class AccGrad(Method):
         if self.tune and self.target_ratio is None:
             raise UsageError("tune looks for the most accurate bits at a ratio: give target_ratio")
         task.split("train")
-        identity = {"method": self.name, **asdict(self), "input": source.digest(), "start": run and str(run.start)}
-        folder = None if run is None or run.folder is None else Run(run.folder, identity, run.resume)
-        saved, processes = None if folder is None else folder.state, Processes()
+        folder, processes = run_of(self, source, run), Processes()
+        saved = None if folder is None else folder.state
         network = deepcopy(module).float().to(processes.device)
         teacher = deepcopy(network).eval().requires_grad_(False) if self.distill else None
         if run is not None and run.start is not None:

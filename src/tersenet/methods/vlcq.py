@@ -15,9 +15,8 @@ lost: see docs/design/0006. Needs nothing but the weights; `--calibrate` uses th
 synthesis.
 """
 
-import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import ClassVar
@@ -25,155 +24,43 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from ..core.grid import Uniform
 from ..core.method import Method, RunFolder, TensorSource
-from ..core.model import CompressedModel, Entry, Piece, QTensor
+from ..core.model import CompressedModel, Entry, KeptTensor, Piece
 from ..core.task import Task
 from ..errors import BudgetError, UsageError
 from ..files.terse import measure
-from ..progress import progress
 from ..steps.budget import fill
 from ..steps.calibrate import calibration
 from ..steps.compensate import DAMPING
 from ..steps.network import NetworkQuantizer, RowScale
-from ..steps.prior import relative_step, round_with_feedback, sampled
-from ..steps.rate import rounded_entropy
-from ..steps.sides import LARGEST, PairedSource, check_finite, keep, prepare_batch_norm, why_kept
+from ..steps.plan import Plan
+from ..steps.sides import PairedSource, keep, left_out, prepare_batch_norm, why_kept
 from ..steps.synthesize import guess_shape, has_statistics, synthesize
+from ..steps.tune import tuned
 
 DEFAULT_BITS = 4.0
-SAMPLE = 1 << 14  # weights per tensor that rates are estimated on
-MOST = 2.0**22  # magnitude of a code
 REAL_DAMPING = 0.03  # of moments of real inputs: better below 1 bit, equal above (docs/design/0007)
-TABLE_BYTES = 14  # what a tensor's frequency table takes, for estimates
-
-
-def on_grid(codes: Tensor, step: float, dtype: torch.dtype) -> QTensor:
-    """Codes in the narrowest integers that hold them, on a grid with one fp32 step."""
-    low, high = int(codes.min()), int(codes.max())
-    kinds = (torch.int8, torch.int16, torch.int32)
-    kind = next(k for k in kinds if torch.iinfo(k).min <= low and high <= torch.iinfo(k).max)
-    return QTensor(codes.to(kind), Uniform(torch.tensor(step, dtype=torch.float32)), dtype)
-
-
-def round_weight(weight: Tensor, axis: int, step: float) -> Tensor:
-    """Codes of a weight, in its shape, with the feedback of `steps.prior`; its channels (on `axis`) are the rows."""
-    turned = weight.transpose(0, axis)
-    codes = round_with_feedback(turned.flatten(1), step, turned.shape[2:].numel())
-    return codes.reshape(turned.shape).transpose(0, axis).contiguous()
-
-
-def spread_units(units: dict[str, float]) -> None:
-    """Make tensors whose spread is 1000 times that of the middle one, or a thousandth, take their part of the bits.
-
-    A step that follows the spread so little would leave nothing of them, or give them all bits; their scale is likely
-    to be undone elsewhere in the network. Changes `units` (spread^(1/4), see `relative_step`).
-    """
-    middle = sorted(units.values())[len(units) // 2] if units else 1.0
-    for name, unit in units.items():
-        ratio = (unit / middle) ** 4
-        if not 1e-3 <= ratio <= 1e3:
-            units[name] = middle * ratio
-
-
-class Plan:
-    """A checkpoint prepared for quantisation with any common step `c`: samples for estimates, units of the steps.
-
-    **Raises** `WeightError` for a NaN or an infinity in a weight to be quantised.
-    """
-
-    def __init__(self, source: TensorSource, kept: Mapping[str, str], side: str) -> None:
-        self.source, self.kept, self.side = source, kept, side
-        self.network: NetworkQuantizer | None = None
-        self.samples: dict[str, Tensor] = {}
-        self.extremes: dict[str, float] = {}
-        self.units: dict[str, float] = {}
-        self.replaced: dict[str, Tensor] = {}  # batch norm that undoes the scales of rows
-        for done, name in enumerate(source.specs):
-            if name not in kept:
-                weight = source.read(name)
-                extreme = max(-float(weight.amin()), float(weight.amax()))
-                if not extreme <= LARGEST:
-                    check_finite(name, weight)
-                self.extremes[name] = extreme
-                self.samples[name], self.units[name] = sampled(weight, SAMPLE), relative_step(weight)
-            progress("reading weights", done + 1, len(source.specs))
-        spread_units(self.units)
-
-    def use(self, network: NetworkQuantizer) -> None:
-        """Quantise the layers of `network` with it; tensors it does not run (embeddings) keep their relative step."""
-        self.network = network
-        ratios = sorted(unit / self.units[name] for name, unit in network.units.items())
-        middle = ratios[len(ratios) // 2] if ratios else 1.0
-        self.units = {name: network.units.get(name, unit * middle) for name, unit in self.units.items()}
-        for name, scale in network.scales.items():
-            self.samples[name] = self.samples[name] * float(scale.abs().log().mean().exp())
-            self.extremes[name] *= float(scale.abs().max())
-            norm, bias = f"{network.norms[name]}.weight", f"{name.removesuffix('weight')}bias"
-            self.replaced[norm] = self.source.read(norm) / scale.to(self.source.specs[norm].dtype)
-            if bias in self.source.specs:  # it is added before the batch norm, so it is scaled like the rows
-                self.replaced[bias] = self.source.read(bias) * scale.to(self.source.specs[bias].dtype)
-
-    def follow(self, bits: Mapping[str, int]) -> None:
-        """Make the rates of the tensors in `bits` differ as their bits do (step ~ spread / 2^bits); their mean
-        stays."""
-        wanted = {name: math.log2(float(self.samples[name].std()) or 1.0) - width for name, width in bits.items()}
-        shift = sum(math.log2(self.units[name]) - wanted[name] for name in wanted) / max(1, len(wanted))
-        self.units.update({name: 2.0 ** (exponent + shift) for name, exponent in wanted.items()})
-
-    def step(self, name: str, c: float) -> float:
-        """The step of a tensor at the common step `c`, in fp32; not so small that codes outgrow fp32's integers."""
-        return float(torch.tensor(max(c * self.units[name], self.extremes[name] / MOST), dtype=torch.float32))
-
-    def estimate(self, c: float) -> float:
-        """Estimated bytes of the quantised tensors."""
-        return sum(
-            TABLE_BYTES + self.source.specs[name].shape.numel() * rounded_entropy(sample, self.step(name, c)) / 8
-            for name, sample in self.samples.items()
-        )
-
-    def kept_entries(self) -> Iterator[tuple[str, Entry]]:
-        """The tensors that are not quantised."""
-        for name, reason in self.kept.items():
-            tensor = self.replaced[name] if name in self.replaced else self.source.read(name)
-            yield name, keep(tensor, reason, self.side)
-
-    def entries(self, c: float) -> Iterator[tuple[str, Entry]]:
-        """Every tensor of the checkpoint, in order."""
-        kept = dict(self.kept_entries())
-        made = (
-            {}
-            if self.network is None
-            else {name: (codes, step) for name, codes, step in self.network.codes(lambda name: self.step(name, c))}
-        )
-        for done, (name, spec) in enumerate(self.source.specs.items()):
-            if name in made:
-                yield name, on_grid(*made[name], spec.dtype)
-            elif name in self.units:
-                step = self.step(name, c)
-                yield name, on_grid(round_weight(self.source.read(name), spec.axis, step), step, spec.dtype)
-            else:
-                yield name, kept[name]
-            progress("quantising", done + 1, len(self.source.specs))
 
 
 @dataclass(frozen=True)
 class Vlcq(Method):
     """Entropy-coded uniform quantisation to `target_bits` per weight (default 4) or to a file of `max_bytes`.
 
-    `input_shape` ("3x32x32") is guessed if absent; `images` inputs are synthesised in `synthesis_steps` steps.
+    `input_shape` ("3x32x32") is guessed if absent; `images` inputs are synthesised in `synthesis_steps` steps. On real
+    inputs (`calibrate`) batch norm and biases are tuned for `tune` epochs.
     """
 
     needs: ClassVar[str] = "nothing"
     reference: ClassVar[str] = ""
     rate: ClassVar[str] = "target_bits"
-    rates: ClassVar[tuple[float, ...]] = tuple(round(8 * 0.95**k, 3) for k in range(72))
+    rates: ClassVar[tuple[float, ...]] = tuple(round(8 * 0.97**k, 3) for k in range(120))
 
     target_bits: float | None = None
     max_bytes: int | None = None
     calibrate: bool = False
     images: int = 128
     synthesis_steps: int = 150
+    tune: int = 8
     input_shape: str | None = None
     seed: int = 0
 
@@ -182,8 +69,8 @@ class Vlcq(Method):
             raise UsageError("give --target-bits or --max-bytes, not both")
         if self.target_bits is not None and not 0 < self.target_bits <= 16:
             raise UsageError(f"target_bits is {self.target_bits}; it must be above 0 and at most 16")
-        if self.images < 1 or self.synthesis_steps < 1 or not 0 <= self.seed < 1 << 63:
-            raise UsageError("images and synthesis_steps must be at least 1, seed 0 to 2^63 - 1")
+        if min(self.images, self.synthesis_steps) < 1 or self.tune < 0 or not 0 <= self.seed < 1 << 63:
+            raise UsageError("images and synthesis_steps must be at least 1, tune at least 0, seed 0 to 2^63 - 1")
 
     def at(self, rate: float) -> Method:
         """At another rate, and to no number of bytes."""
@@ -191,7 +78,7 @@ class Vlcq(Method):
 
     def work(self, task: Task | None) -> float:
         """Inputs are synthesised, and seen by every layer three times."""
-        return self.images * (100.0 if self.calibrate else 100.0 + 3 * self.synthesis_steps)
+        return self.images * (100.0 + 3 * (self.tune if self.calibrate else self.synthesis_steps))
 
     def compress(
         self,
@@ -225,11 +112,13 @@ class Vlcq(Method):
 
         def pieces(method: Method) -> Iterator[Piece]:
             assert isinstance(method, Vlcq)
-            return method._filled(plan, method.model(original, ()), tried)
+            return method._filled(plan, method.model(original, ()), tried, task)
 
         return pieces
 
-    def _filled(self, plan: Plan, around: CompressedModel, tried: list[tuple[float, int]]) -> Iterator[Piece]:
+    def _filled(
+        self, plan: Plan, around: CompressedModel, tried: list[tuple[float, int]], task: Task | None
+    ) -> Iterator[Piece]:
         """The tensors of `plan` at the step that fills the budget; `tried` are steps and bytes of the codes."""
         rest = measure(plan.kept_entries(), around)
         if not plan.units:
@@ -252,7 +141,32 @@ class Vlcq(Method):
         goal, what = rest + int(bits * weights / 8), f"{bits} bits per weight"
         if self.max_bytes is not None:
             goal, what = self.max_bytes, f"a file of {self.max_bytes:,} bytes"
-        yield from entries(fill(plan.estimate, lambda c: measure(entries(c), around), goal, what, rest, tried))
+        while True:
+            step = fill(plan.estimate, lambda c: measure(entries(c), around), goal, what, rest, tried)
+            if plan.network is None or task is None or not (self.calibrate and self.tune):
+                yield from entries(step)
+                return
+            found = self._tuned(plan.network, dict(entries(step)), around, task)
+            over = measure(iter(found.items()), around) - goal
+            if self.max_bytes is None or over <= 0:
+                yield from found.items()
+                return
+            goal -= over  # tuned numbers take a few bytes more
+
+    def _tuned(
+        self, network: NetworkQuantizer, found: dict[str, Entry], around: CompressedModel, task: Task
+    ) -> dict[str, Entry]:
+        """`found` with batch norm and biases tuned on the calibration images."""
+        vectors = {
+            name: entry
+            for name, entry in found.items()
+            if isinstance(entry, KeptTensor) and len(entry.shape) < 2 and left_out(name, self) is None
+        }
+        model = replace(around, tensors=found)
+        better = tuned(network.module, model, list(vectors), network.inputs, task, self.tune, self.seed)
+        return found | {
+            name: keep(value.to(vectors[name].dtype), vectors[name].reason, self.side) for name, value in better.items()
+        }
 
     def _inputs(self, module: nn.Module, task: Task | None) -> Tensor | None:
         """Inputs to compensate errors on: calibration data if asked for, else synthesised; None if impossible."""

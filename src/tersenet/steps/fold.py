@@ -9,19 +9,16 @@ multiplied by `s_i = sqrt(r1 / r2)`, so that both have the range `sqrt(r1 r2)` (
 Whether layers follow each other is tried on inputs, not deduced from the code.
 """
 
-from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..core.method import TensorSource
-from ..core.model import TensorSpec
 from ..errors import UsageError
 from .layers import BATCH_NORMS, Layer, find_layers, flat, frozen, same
-from .sides import BN_PARTS, pair
+from .sides import BN_PARTS, ChangedSource, pair
 from .synthesize import guess_shape
 
 ROUNDS = 50
@@ -143,30 +140,10 @@ def _link(module: nn.Module, first: Layer, second: Layer) -> Link | None:
 
 
 @dataclass(frozen=True)
-class Rewritten:
+class Rewritten(ChangedSource):
     """A checkpoint whose tensors are those of `module`, which computes the same."""
 
-    source: TensorSource
     module: nn.Module
-
-    @property
-    def specs(self) -> Mapping[str, TensorSpec]:
-        return self.source.specs
-
-    @property
-    def aliases(self) -> Mapping[str, str]:
-        return self.source.aliases
-
-    @property
-    def layout(self) -> Mapping[str, Any]:
-        return self.source.layout
-
-    @property
-    def attachments(self) -> Mapping[str, bytes]:
-        return self.source.attachments
-
-    def digest(self) -> str:
-        return self.source.digest()
 
     def read(self, name: str) -> Tensor:
         """The tensor of the network, in the dtype of the checkpoint."""

@@ -3,11 +3,13 @@
 import json
 import time
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from ..core.method import Method, RunFolder, TensorSource
 from ..errors import UsageError
 from ..files.atomic import replacing_file
 
@@ -78,6 +80,16 @@ class Run:
             for key, value in scalars.items():
                 self._board.add_scalar(key, value, step)
             self._board.flush()
+
+
+def run_of(method: Method, source: TensorSource, given: RunFolder | None) -> Run | None:
+    """The folder of a method's training on a checkpoint; None if nothing is to be kept. **Raises** `UsageError`."""
+    if given is None:
+        return None
+    if given.start is not None and not given.start.exists():
+        raise UsageError(f"--from {given.start}: there is nothing")
+    identity = {"method": method.name, **asdict(method), "input": source.digest(), "start": str(given.start)}
+    return None if given.folder is None else Run(given.folder, identity, given.resume)
 
 
 def _board(folder: Path) -> Any:

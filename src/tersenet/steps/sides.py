@@ -1,6 +1,7 @@
 """What is not quantised: which tensors, in which precision, and batch norm as a pair of vectors."""
 
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -99,11 +100,10 @@ def pair(state: Mapping[str, Tensor], eps: float = DEFAULT_EPS) -> dict[str, Ten
 
 
 @dataclass(frozen=True)
-class PairedSource:
-    """A checkpoint whose batch-norm layers (`eps` by prefix) are read as pairs."""
+class ChangedSource(ABC):
+    """A checkpoint some tensors of which are read as others."""
 
     source: TensorSource
-    eps: Mapping[str, float]
 
     @property
     def specs(self) -> Mapping[str, TensorSpec]:
@@ -123,6 +123,17 @@ class PairedSource:
 
     def digest(self) -> str:
         return self.source.digest()
+
+    @abstractmethod
+    def read(self, name: str) -> Tensor:
+        """The tensor as it is now."""
+
+
+@dataclass(frozen=True)
+class PairedSource(ChangedSource):
+    """A checkpoint whose batch-norm layers (`eps` by prefix) are read as pairs."""
+
+    eps: Mapping[str, float]
 
     def read(self, name: str) -> Tensor:
         """The tensor, or its part of the pair."""

@@ -8,7 +8,7 @@ import warnings
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from copy import deepcopy
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -33,7 +33,7 @@ from .batchnorm import reestimate
 from .fit import Schedule, fit, inputs_of, samples, seed_all
 from .layers import BATCH_NORMS, Layer, find_layers, frozen
 from .processes import Processes
-from .run import Run
+from .run import Run, run_of
 from .sides import batch_norms, check_finite, keep, pair, why_kept
 
 CALIBRATION_BATCHES = 8
@@ -188,10 +188,7 @@ class TrainedMethod(Method):
             raise UsageError(f"{self.name} trains: give the network's code (--model, module=) and --task (task=)")
         task.split("train")
         processes = Processes()
-        if run is not None and run.start is not None and not run.start.exists():
-            raise UsageError(f"--from {run.start}: there is nothing")
-        identity = {"method": self.name, **asdict(self), "input": source.digest(), "start": run and str(run.start)}
-        folder = None if run is None or run.folder is None else Run(run.folder, identity, run.resume)
+        folder = run_of(self, source, run)
         saved = None if folder is None else folder.state
         network = deepcopy(module).float().to(processes.device)
         method, findings = self.plan(network, source, task)

@@ -1,0 +1,114 @@
+"""Tuning batch norm and biases on calibration images: nearer to the original, budgets kept, no targets."""
+
+import copy
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import tersenet
+from tersenet.core.model import CompressedModel
+from tersenet.core.task import Task
+from tersenet.errors import InputError, UsageError
+from tersenet.steps.fit import distance
+from tersenet.steps.tune import tuned
+
+REAL: dict[str, Any] = {"calibrate": True, "images": 512}
+
+
+def inputs_of(task: Task, split: str) -> Tensor:
+    return torch.cat([inputs for inputs, _ in task.split(split)])
+
+
+@pytest.fixture
+def seen(task: Task) -> Task:
+    """With more calibration images than digits has."""
+    images = inputs_of(task, "train")[:512]
+    return replace(task, calibration=[(images, torch.zeros(len(images), dtype=torch.long))])
+
+
+def far(small: CompressedModel, network: nn.Module, inputs: Tensor) -> float:
+    with torch.no_grad():
+        return float(distance(small.apply_to(copy.deepcopy(network)).eval()(inputs), network.eval()(inputs)))
+
+
+@pytest.mark.parametrize("bn", ["keep", "pair"])
+def test_tuned_files_are_nearer_to_the_network_on_other_images_and_keep_its_statistics(
+    bn: str, network: nn.Module, seen: Task
+) -> None:
+    plain, better = (
+        tersenet.compress(network, "vlcq", task=seen, target_bits=1.2, bn=bn, tune=epochs, **REAL) for epochs in (0, 8)
+    )
+    others = inputs_of(seen, "validation")
+    assert far(better, network, others) < 0.97 * far(plain, network, others)
+    for name, entry in plain.tensors.items():
+        if "running" in name:
+            assert torch.equal(entry.dequantize(), better.tensors[name].dequantize())
+
+
+def test_a_tuned_file_keeps_its_budget_and_what_is_excluded(network: nn.Module, seen: Task, tmp_path: Path) -> None:
+    budget = 4_000
+    small = tersenet.compress(network, "vlcq", task=seen, max_bytes=budget, exclude=("bn2.*",), **REAL)
+    assert 0.95 * budget < tersenet.save(small, tmp_path / "x.terse") <= budget
+    exact = network.state_dict()
+    assert torch.allclose(small.tensors["bn2.weight"].dequantize(), exact["bn2.weight"], rtol=2**-10)
+    assert not torch.allclose(small.tensors["bn1.weight"].dequantize(), exact["bn1.weight"], rtol=2**-10)
+
+
+def test_targets_are_not_looked_at(network: nn.Module, task: Task) -> None:
+    wrong = [(inputs, (targets + 1) % 10) for inputs, targets in task.split("calibration")]
+    fields = {"target_bits": 2.0, **REAL}
+    ours, theirs = (
+        tersenet.compress(network, "vlcq", task=t, **fields) for t in (task, replace(task, calibration=wrong))
+    )
+    assert all(torch.equal(e.dequantize(), theirs.tensors[name].dequantize()) for name, e in ours.tensors.items())
+
+
+def test_what_does_not_help_on_held_out_images_is_not_done(network: nn.Module, task: Task) -> None:
+    network.eval()
+    same = tersenet.compress(network, "rtn", bits=8, include=("conv1.weight",), exclude=("*",), side="exact")
+    names = [name for name, _ in network.named_parameters()]
+    assert tuned(network, same, names, inputs_of(task, "calibration"), task, 4, 0) == {}
+    small = tersenet.compress(network, "rtn", bits=2)
+    assert tuned(network, small, names, inputs_of(task, "calibration")[:7], task, 4, 0) == {}  # none to hold out
+    assert tuned(network, small, [], inputs_of(task, "calibration"), task, 4, 0) == {}
+
+
+def test_a_regression_is_tuned_by_squared_error() -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(16, 64), nn.ReLU(), nn.Linear(64, 1)).eval()
+    x = torch.randn(512, 16)
+    pairs = [(x, network(x).detach())]
+    task = Task(calibration=pairs, loss=F.mse_loss, metric=lambda out, y: -(out - y).pow(2).mean(1),
+                agreement=lambda out, y: -(out - y).pow(2).mean(1))  # fmt: skip
+    errors = []
+    for epochs in (0, 30):
+        small = tersenet.compress(copy.deepcopy(network), "vlcq", task=task, target_bits=1.0, calibrate=True,
+                                  images=512, tune=epochs)  # fmt: skip
+        other = torch.randn(400, 16, generator=torch.Generator().manual_seed(5))
+        with torch.no_grad():
+            found = small.apply_to(copy.deepcopy(network))(other)
+            errors.append(float(F.mse_loss(found, network(other))))
+    assert errors[1] < errors[0]
+
+
+class TwoOutputs(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Linear(64, 32)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        y = self.a(x.flatten(1))
+        return y, y
+
+
+def test_what_cannot_be_tuned_is_a_clear_error(network: nn.Module, task: Task) -> None:
+    with pytest.raises(UsageError, match="tune at least 0"):
+        tersenet.compress(network, "vlcq", tune=-1)
+    small = tersenet.compress(TwoOutputs(), "rtn", bits=2)
+    with pytest.raises(InputError, match=r"returned a tuple.*--tune 0"):
+        tuned(TwoOutputs(), small, ["a.bias"], inputs_of(task, "calibration"), task, 1, 0)

@@ -32,7 +32,7 @@ import torch
 from torch import nn
 
 from ..core.method import Method, RunFolder, TensorSource
-from ..core.model import Finding, Piece
+from ..core.model import Finding, KeptTensor, Piece
 from ..core.task import Task
 from ..errors import BudgetError, InputError, UsageError
 from ..progress import progress
@@ -47,7 +47,7 @@ from ..steps.run import run_of
 from ..steps.sides import check_finite, keep, left_out, prepare_batch_norm
 from ..steps.signal import Part, clusters, give, lowest, parts, record, scores
 from ..steps.train import begin_with, finish
-from ..steps.widths import affordable, needed, nonzeros, prune_to, ratio
+from ..steps.widths import Beside, affordable, needed, nonzeros, prune_to, ratio
 
 TUNED = (0, 2, 3, 4, 5, 6, 8)  # widths that `tune` tries
 CANDIDATES = 12  # bit tuples that `tune` evaluates
@@ -143,6 +143,7 @@ class AccGrad(Method):
         if not found:
             raise UsageError("layer_bits names every tensor, so there is nothing to choose: use another method")
         record(network)
+        beside = self._beside(network, source)
         if saved is not None and "finished" in saved:
             network.load_state_dict(saved["model"])
             network.eval()
@@ -153,7 +154,7 @@ class AccGrad(Method):
                 task,
                 Schedule(length, self.lr, self.weight_decay, self.optimizer, 0.0, self.distill, self.seed),
                 penalty=partial(attach.penalty, network),
-                anneal=self._regrouping(network, found, task),
+                anneal=self._regrouping(network, found, beside, task),
                 title=f"accgrad, {self.mode}",
                 teacher=teacher,
                 processes=processes,
@@ -165,14 +166,14 @@ class AccGrad(Method):
             if folder is not None and processes.rank == 0:
                 folder.save({"model": network.state_dict(), "finished": attach.latent_state(network)})
         if self.mode != "in" and not self.refine:
-            self._cluster(network, found, task)
+            self._cluster(network, found, beside, task)
         values = scores(found, self.signal)
         if self.target_ratio is not None:
-            prune_to(found, values, self.target_ratio)
+            prune_to(found, beside, values, self.target_ratio)
         seed_all(self.seed)
         finish(network, inputs_of(task.split("train"), processes.device))
         yield from self._pieces(network, source)
-        yield "accgrad", Finding(self._facts(found))
+        yield "accgrad", Finding(self._facts(found, beside))
 
     def _attach(self, network: nn.Module, source: TensorSource, task: Task) -> None:
         first = next(iter(task.split("train")), None)
@@ -196,11 +197,13 @@ class AccGrad(Method):
         attach.attach_weights(network, wanted, source.aliases)
         network.to(next(network.parameters()).device)
 
-    def _regrouping(self, network: nn.Module, found: list[Part], task: Task) -> Callable[[float, float], None]:
+    def _regrouping(
+        self, network: nn.Module, found: list[Part], beside: Beside, task: Task
+    ) -> Callable[[float, float], None]:
         """What is called before every step: where an epoch begins, groups are made anew, or clusters given widths."""
         total, epochs = sum(latent.numel() for _, _, latent in found), self.epochs + self.refine
         widths = (WIDEST,) if self.mode == "in" else tuple(bits for bits in self.widths if bits)
-        wanted = None if self.target_ratio is None else affordable(found, self.target_ratio, widths)
+        wanted = None if self.target_ratio is None else affordable(found, beside, self.target_ratio, widths)
         last = -1
 
         def anneal(progress: float, rate: float) -> None:
@@ -212,7 +215,7 @@ class AccGrad(Method):
             if abs(progress * epochs - epoch) > 1e-6:  # resumed within an epoch: widths came with the checkpoint
                 return
             if epoch == self.epochs and self.mode != "in":
-                self._cluster(network, found, task)
+                self._cluster(network, found, beside, task)
             elif self.mode != "post" and self.warmup <= epoch < self.epochs:
                 values = scores(found, self.signal)
                 share = self.share if wanted is None else 1 - needed(found, values, wanted, max(widths)) / total
@@ -228,7 +231,7 @@ class AccGrad(Method):
         """The width of every cluster."""
         return self.bits or ((0, 4, 5, 6) if self.mode == "post" else (5, 6))
 
-    def _cluster(self, network: nn.Module, found: list[Part], task: Task) -> None:
+    def _cluster(self, network: nn.Module, found: list[Part], beside: Beside, task: Task) -> None:
         """Give every weight that is in no low group the width of its cluster."""
         now = torch.cat([quantizer.widths.reshape(-1) for _, quantizer, _ in found])
         free = now == WIDEST
@@ -237,17 +240,22 @@ class AccGrad(Method):
         def gives(widths: tuple[int, ...]) -> None:
             give(found, now.masked_scatter(free, torch.tensor(widths, dtype=now.dtype)[place]))
 
-        gives(self._tuned(network, found, task, gives) if self.tune else self.widths)
+        gives(self._tuned(network, found, beside, task, gives) if self.tune else self.widths)
 
     def _tuned(
-        self, network: nn.Module, found: list[Part], task: Task, gives: Callable[[tuple[int, ...]], None]
+        self,
+        network: nn.Module,
+        found: list[Part],
+        beside: Beside,
+        task: Task,
+        gives: Callable[[tuple[int, ...]], None],
     ) -> tuple[int, ...]:
         """The bit tuple with the best validation score among those whose ratio is just above the target."""
         assert self.target_ratio is not None
         tried = []
         for widths in combinations_with_replacement(TUNED, len(self.widths)):
             gives(widths)
-            tried.append((ratio(found) if any(widths) else math.inf, widths))
+            tried.append((ratio(found, beside) if any(widths) else math.inf, widths))
         enough = sorted(pair for pair in tried if self.target_ratio <= pair[0] < math.inf)[:CANDIDATES]
         if not enough:
             most = max(reached for reached, widths in tried if any(widths))
@@ -261,16 +269,17 @@ class AccGrad(Method):
             progress("trying bits", done + 1, len(enough))
         return max(judged)[1]
 
-    def _facts(self, found: list[Part]) -> dict[str, Any]:
+    def _facts(self, found: list[Part], beside: Beside) -> dict[str, Any]:
         """What the file's provenance records: the accounting, and non-zeros by width."""
         every = torch.cat([quantizer.widths.reshape(-1) for _, quantizer, _ in found])
         return {
-            "ratio": round(ratio(found), 3),
+            "ratio": round(ratio(found, beside), 3),
             "weights": {str(int(bits)): int((every == bits).sum()) for bits in every.unique()},
             "nonzeros": {part[0]: {str(bits): n for bits, n in nonzeros(part).items()} for part in found},
         }
 
     def _pieces(self, network: nn.Module, source: TensorSource) -> Iterator[Piece]:
+        """Every tensor of the checkpoint, as codes or kept."""
         quantised = {source.aliases.get(name, name): entry for name, entry in attach.frozen_weights(network).items()}
         paired = prepare_batch_norm(Rewritten(source, network), self.bn, network)
         for name, spec in source.specs.items():
@@ -278,8 +287,12 @@ class AccGrad(Method):
                 yield name, quantised[name]
             else:
                 why = left_out(name, self) or "no weight or bias of a layer"
-                kept = keep(paired.read(name).to("cpu", spec.dtype), why, self.side)
-                yield name, kept
+                yield name, keep(paired.read(name).to("cpu", spec.dtype), why, self.side)
+
+    def _beside(self, network: nn.Module, source: TensorSource) -> Beside:
+        """What is kept."""
+        kept = [entry for _, entry in self._pieces(network, source) if isinstance(entry, KeptTensor)]
+        return Beside(4 * sum(e.tensor.numel() for e in kept), sum(e.tensor.nbytes for e in kept))
 
 
 def _width(bits: int) -> bool:

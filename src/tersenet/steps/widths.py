@@ -1,7 +1,11 @@
-"""Widths of single weights against a ratio: how many non-zeros it allows, and what is pruned until it is met."""
+"""Widths of single weights against a ratio: how many non-zeros it allows, and what is pruned until it is met.
+
+The ratio is that of all tensors: fp32 bytes over those of the CSR accounting of `report.size`, with what is kept.
+"""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,6 +15,20 @@ from ..report.size import csr_bits, tag_bits
 from .signal import Part, give
 
 
+class Beside(NamedTuple):
+    """Bytes of the tensors that have no widths to choose: in fp32, and as they are stored."""
+
+    fp32: int = 0
+    stored: int = 0
+
+    def ratio(self, tensors: Sequence[tuple[tuple[int, ...], Mapping[int, int]]]) -> float:
+        """The ratio with `tensors`: shapes, and non-zeros by width."""
+        tags = tag_bits({bits for _, counts in tensors for bits in counts})
+        bits = sum(csr_bits(shape, counts, tags) for shape, counts in tensors)
+        fp32 = self.fp32 + 4 * sum(math.prod(shape) for shape, _ in tensors)
+        return fp32 / max(1, self.stored - (-bits // 8))
+
+
 def nonzeros(part: Part) -> dict[int, int]:
     """How many weights of each width are not 0."""
     _, quantizer, latent = part
@@ -18,26 +36,22 @@ def nonzeros(part: Part) -> dict[int, int]:
     return {int(b): int((widths == b).sum()) for b in widths.unique()}
 
 
-def ratio(found: Sequence[Part]) -> float:
-    """32 bits for every weight over the bits of the CSR accounting of `report.size`."""
-    counted = [(tuple(part[2].shape), nonzeros(part)) for part in found]
-    tags = tag_bits({bits for _, counts in counted for bits in counts})
-    bits = sum(csr_bits(shape, counts, tags) for shape, counts in counted)
-    return 32 * sum(math.prod(shape) for shape, _ in counted) / max(1, bits)
+def ratio(found: Sequence[Part], beside: Beside) -> float:
+    """The ratio as the weights now are."""
+    return beside.ratio([(tuple(part[2].shape), nonzeros(part)) for part in found])
 
 
-def affordable(found: Sequence[Part], target: float, widths: Sequence[int]) -> int:
+def affordable(found: Sequence[Part], beside: Beside, target: float, widths: Sequence[int]) -> int:
     """How many non-zeros of `widths` (in equal parts, spread evenly) a ratio allows.
 
     **Raises** `BudgetError` if that is less than one for every tensor.
     """
     shapes = [tuple(latent.shape) for _, _, latent in found]
-    total, tags = sum(map(math.prod, shapes)), tag_bits(set(widths))
-    width = round(sum(widths) / len(widths))
+    total = sum(map(math.prod, shapes))
 
     def reached(count: int) -> float:
-        spread = ((shape, {width: round(count * math.prod(shape) / total)}) for shape in shapes)
-        return 32 * total / max(1, sum(csr_bits(shape, counts, tags) for shape, counts in spread))
+        each = [count * math.prod(shape) / total / len(widths) for shape in shapes]
+        return beside.ratio([(s, dict.fromkeys(widths, round(n))) for s, n in zip(shapes, each, strict=True)])
 
     found_count = _last(total, lambda count: reached(count) >= target)
     if found_count < len(shapes):
@@ -53,7 +67,7 @@ def needed(found: Sequence[Part], values: Tensor, wanted: int, width: int) -> in
     return min((len(values) - 1) // 2, int((alive[order].cumsum(0) <= wanted).sum()))
 
 
-def prune_to(found: Sequence[Part], values: Tensor, target: float) -> None:
+def prune_to(found: Sequence[Part], beside: Beside, values: Tensor, target: float) -> None:
     """Give width 0 to the non-zeros of the lowest `values` until `ratio` is at least `target`.
 
     **Raises** `BudgetError` if it is not even with one weight left.
@@ -64,11 +78,11 @@ def prune_to(found: Sequence[Part], values: Tensor, target: float) -> None:
 
     def short(count: int) -> bool:
         give(found, widths.scatter(0, order[:count], 0))
-        return ratio(found) < target
+        return ratio(found, beside) < target
 
     most = int((~zero).sum()) - 1
     if most < 0 or short(most):
-        reached = ratio(found)
+        reached = ratio(found, beside)
         raise BudgetError(
             f"a ratio of {target:g} cannot be met: with all weights but one pruned it is {reached:.1f}", reached
         )

@@ -1,6 +1,7 @@
 """vlcq: the closed form is GPTQ's feedback, budgets hold on disk, the network's code helps, and odd networks work."""
 
 import copy
+import math
 import warnings
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import tersenet
 from tersenet.core.task import Task
 from tersenet.errors import BudgetError, InputError, UsageError, WeightError
 from tersenet.files.summary import summarize
+from tersenet.steps.budget import fill
 from tersenet.steps.compensate import inverse_factor, retarget, round_compensated
 from tersenet.steps.evaluate import evaluate
 from tersenet.steps.layers import find_layers, input_of, patches
@@ -200,3 +202,15 @@ def test_bad_weights_and_contradicting_options_are_refused(network: nn.Module) -
         network.conv2.weight[1, 2, 0, 1] = float("nan")
     with pytest.raises(WeightError, match=r"conv2\.weight has nan at \[1, 2, 0, 1\]"):
         tersenet.compress(network, "vlcq", exclude=("conv1*",))
+
+
+def test_a_rate_far_from_those_tried_before_is_met_in_a_few_encodes() -> None:
+    def estimate(step: float) -> float:
+        return 43_000 * math.log2(1 + 0.9 / step)
+
+    def encode(step: float) -> int:
+        return int(1.02 * estimate(step)) + 300
+
+    tried = [(step, encode(step)) for step in (0.001, 0.0011)]
+    step = fill(estimate, encode, 70_000, "a file", 0, tried)
+    assert 0.985 * 70_000 <= encode(step) <= 70_000 and len(tried) <= 5

@@ -25,8 +25,8 @@ def fill(
     `encode(step)` are bytes, of which `beside` do not depend on the step; `estimate(step)` are the others, estimated.
     The second try assumes that they differ by what they differed in the first, the third that they lie on the line
     through both. Where that is far off (codes of compensated weights at less than a bit), what follows lies between the
-    nearest tries on either side. Steps and bytes (without `beside`) are added to `tried`; with earlier ones in it, the
-    search begins between them.
+    nearest tries on either side. Steps and bytes (without `beside`) are added to `tried`; with earlier ones in it on
+    both sides of the goal, the search begins between them.
 
     **Raises** `BudgetError` (with the nearest size reached) if no encode met the goal.
     """
@@ -40,7 +40,8 @@ def fill(
     def done() -> bool:
         return any(CLOSE * wanted <= size <= wanted for _, size in tried) or len(tried) - known >= MOST - 1
 
-    for share, slack in () if known > 1 or wanted <= 0 else MARGINS:
+    between = any(size > wanted for _, size in tried) and any(size <= wanted for _, size in tried)
+    for share, slack in () if between or wanted <= 0 else MARGINS:
         met = any(size <= wanted for _, size in tried)
         step = solve_step(estimate, _aim(tried, estimate, wanted * MARGINS[0][0] if met else wanted * share - slack))
         if math.isinf(step) or done():  # inf: no step is estimated to be enough

@@ -10,6 +10,7 @@ import time
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -88,12 +89,15 @@ def test_auto_killed_at_random_moments_ends_with_the_same_file(checkpoint: Path,
     command = [sys.executable, "-m", "tersenet", "auto", str(checkpoint), "--model", "digits", "--task", "digits",
                "--max-drop", "6", "-o"]  # fmt: skip
     whole, cut = tmp_path / "whole.terse", tmp_path / "cut.terse"
-    subprocess.run([*command, str(whole)], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    moments = random.Random(0)
+    quiet: Any = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    began = time.monotonic()
+    subprocess.run([*command, str(whole)], check=True, **quiet)
+    seconds, moments, killed = time.monotonic() - began, random.Random(0), 0
     for _ in range(4):
-        started = subprocess.Popen([*command, str(cut)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        time.sleep(moments.uniform(4, 25))
+        started = subprocess.Popen([*command, str(cut)], **quiet)
+        time.sleep(moments.uniform(0.2, 0.8) * seconds)
+        killed += started.poll() is None
         started.send_signal(signal.SIGKILL)
         started.wait()
-    subprocess.run([*command, str(cut)], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    assert cut.read_bytes() == whole.read_bytes()
+    subprocess.run([*command, str(cut)], check=True, **quiet)
+    assert killed and cut.read_bytes() == whole.read_bytes()

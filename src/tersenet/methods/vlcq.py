@@ -46,16 +46,19 @@ REAL_DAMPING = 0.03  # of moments of real inputs: better below 1 bit, equal abov
 class Vlcq(Method):
     """Entropy-coded uniform quantisation to `target_bits` per weight (default 4) or to a file of `max_bytes`.
 
+    `nominal_bits` are those of rounding without compensation, which takes more at low rates: no trials, so a search
+    over rates steps through these.
     `input_shape` ("3x32x32") is guessed if absent; `images` inputs are synthesised in `synthesis_steps` steps. On real
     inputs (`calibrate`) batch norm and biases are tuned for `tune` epochs.
     """
 
     needs: ClassVar[str] = "nothing"
     reference: ClassVar[str] = ""
-    rate: ClassVar[str] = "target_bits"
-    rates: ClassVar[tuple[float, ...]] = tuple(round(8 * 0.97**k, 3) for k in range(120))
+    rate: ClassVar[str] = "nominal_bits"
+    rates: ClassVar[tuple[float, ...]] = tuple(float(f"{8 * 0.97**k:.3g}") for k in range(220))
 
     target_bits: float | None = None
+    nominal_bits: float | None = None
     max_bytes: int | None = None
     calibrate: bool = False
     images: int = 128
@@ -65,16 +68,17 @@ class Vlcq(Method):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.target_bits is not None and self.max_bytes is not None:
-            raise UsageError("give --target-bits or --max-bytes, not both")
-        if self.target_bits is not None and not 0 < self.target_bits <= 16:
-            raise UsageError(f"target_bits is {self.target_bits}; it must be above 0 and at most 16")
+        if sum(given is not None for given in (self.target_bits, self.nominal_bits, self.max_bytes)) > 1:
+            raise UsageError("give one of --target-bits, --nominal-bits and --max-bytes")
+        for name, bits in (("target_bits", self.target_bits), ("nominal_bits", self.nominal_bits)):
+            if bits is not None and not 0 < bits <= 16:
+                raise UsageError(f"{name} is {bits}; it must be above 0 and at most 16")
         if min(self.images, self.synthesis_steps) < 1 or self.tune < 0 or not 0 <= self.seed < 1 << 63:
             raise UsageError("images and synthesis_steps must be at least 1, tune at least 0, seed 0 to 2^63 - 1")
 
     def at(self, rate: float) -> Method:
         """At another rate, and to no number of bytes."""
-        return replace(self, target_bits=rate, max_bytes=None)
+        return replace(self, nominal_bits=rate, target_bits=None, max_bytes=None)
 
     def work(self, task: Task | None) -> float:
         """Inputs are synthesised, and seen by every layer three times."""
@@ -93,7 +97,7 @@ class Vlcq(Method):
     def prepared(
         self, source: TensorSource, module: nn.Module | None, task: Task | None
     ) -> Callable[[Method], Iterator[Piece]]:
-        """Inputs, sensitivities and units of steps, measured once for all rates; sizes that were tried are known."""
+        """Inputs, sensitivities and units of steps, measured once for all rates."""
         if self.calibrate and (task is None or module is None):
             raise UsageError("--calibrate needs --model and --task (task=...) with a calibration split")
         original, source = source, prepare_batch_norm(source, self.bn, module)
@@ -108,50 +112,58 @@ class Vlcq(Method):
         if self.layer_bits:
             given = {name: self.bits_of(name, 0) for name in plan.units}
             plan.follow({name: bits for name, bits in given.items() if bits})
-        tried: list[tuple[float, int]] = []
 
         def pieces(method: Method) -> Iterator[Piece]:
             assert isinstance(method, Vlcq)
-            return method._filled(plan, method.model(original, ()), tried, task)
+            return method._filled(plan, method.model(original, ()), task)
 
         return pieces
 
-    def _filled(
-        self, plan: Plan, around: CompressedModel, tried: list[tuple[float, int]], task: Task | None
-    ) -> Iterator[Piece]:
-        """The tensors of `plan` at the step that fills the budget; `tried` are steps and bytes of the codes."""
-        rest = measure(plan.kept_entries(), around)
+    def _filled(self, plan: Plan, around: CompressedModel, task: Task | None) -> Iterator[Piece]:
+        """The tensors of `plan` at the step that the rate or the budget wants."""
         if not plan.units:
+            rest = measure(plan.kept_entries(), around)
             if self.max_bytes is not None and rest > self.max_bytes:
                 raise BudgetError(f"{self.max_bytes:,} bytes cannot be met: nothing to quantise, {rest:,} bytes", rest)
             yield from plan.kept_entries()
-            return
-        made: dict[float, dict[str, Entry]] = {}  # only a network's result is held: bare tensors are made again
+        elif plan.network is None:
+            yield from plan.entries(self._step(plan, plan.entries, around, 0))
+        else:
+            yield from self._of_network(plan, around, task).items()
+
+    def _of_network(self, plan: Plan, around: CompressedModel, task: Task | None) -> dict[str, Entry]:
+        """The tensors of a network that could be run, tuned where there is something to tune on."""
+        made: dict[float, dict[str, Entry]] = {}
 
         def entries(c: float) -> Iterator[tuple[str, Entry]]:
-            if plan.network is None:
-                return plan.entries(c)
             if c not in made:
-                made.clear()
+                made.clear()  # only the last is held
                 made[c] = dict(plan.entries(c))
             return iter(made[c].items())
 
-        weights = sum(plan.source.specs[name].shape.numel() for name in plan.units)
-        bits = self.target_bits or DEFAULT_BITS
-        goal, what = rest + int(bits * weights / 8), f"{bits} bits per weight"
-        if self.max_bytes is not None:
-            goal, what = self.max_bytes, f"a file of {self.max_bytes:,} bytes"
+        less = 0  # bytes to leave for tuned numbers, which take a few more
         while True:
-            step = fill(plan.estimate, lambda c: measure(entries(c), around), goal, what, rest, tried)
-            if plan.network is None or task is None or not (self.calibrate and self.tune):
-                yield from entries(step)
-                return
-            found = self._tuned(plan.network, dict(entries(step)), around, task)
-            over = measure(iter(found.items()), around) - goal
-            if self.max_bytes is None or over <= 0:
-                yield from found.items()
-                return
-            goal -= over  # tuned numbers take a few bytes more
+            found = dict(entries(self._step(plan, entries, around, less)))
+            if self.calibrate and self.tune:
+                assert plan.network is not None and task is not None
+                found = self._tuned(plan.network, found, around, task)
+            over = 0 if self.max_bytes is None else measure(iter(found.items()), around) - self.max_bytes
+            if over <= 0:
+                return found
+            less += over
+
+    def _step(
+        self, plan: Plan, entries: Callable[[float], Iterator[tuple[str, Entry]]], around: CompressedModel, less: int
+    ) -> float:
+        """The common step: at the nominal rate, or the smallest that fills the budget, `less` so many bytes."""
+        if self.nominal_bits is not None:
+            return plan.nominal(self.nominal_bits)
+        rest = measure(plan.kept_entries(), around)
+        bits = self.target_bits or DEFAULT_BITS
+        goal, what = rest + int(bits * plan.weights / 8), f"{bits} bits per weight"
+        if self.max_bytes is not None:
+            goal, what = self.max_bytes - less, f"a file of {self.max_bytes:,} bytes"
+        return fill(plan.estimate, lambda c: measure(entries(c), around), goal, what, rest)
 
     def _tuned(
         self, network: NetworkQuantizer, found: dict[str, Entry], around: CompressedModel, task: Task

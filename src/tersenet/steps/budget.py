@@ -18,30 +18,26 @@ def fill(
     goal: float,
     what: str,
     beside: int = 0,
-    tried: list[tuple[float, int]] | None = None,
 ) -> float:
     """The step whose encoded size comes closest to `goal` bytes from below, after at most nine real encodes.
 
     `encode(step)` are bytes, of which `beside` do not depend on the step; `estimate(step)` are the others, estimated.
     The second try assumes that they differ by what they differed in the first, the third that they lie on the line
     through both. Where that is far off (codes of compensated weights at less than a bit), what follows lies between the
-    nearest tries on either side. Steps and bytes (without `beside`) are added to `tried`; with earlier ones in it on
-    both sides of the goal, the search begins between them.
+    nearest tries on either side.
 
     **Raises** `BudgetError` (with the nearest size reached) if no encode met the goal.
     """
-    tried = [] if tried is None else tried
-    known = len(tried)
+    tried: list[tuple[float, int]] = []
     wanted = goal - beside
 
     def attempt(step: float) -> None:
         tried.append((step, encode(step) - beside))
 
     def done() -> bool:
-        return any(CLOSE * wanted <= size <= wanted for _, size in tried) or len(tried) - known >= MOST - 1
+        return any(CLOSE * wanted <= size <= wanted for _, size in tried) or len(tried) >= MOST - 1
 
-    between = any(size > wanted for _, size in tried) and any(size <= wanted for _, size in tried)
-    for share, slack in () if between or wanted <= 0 else MARGINS:
+    for share, slack in () if wanted <= 0 else MARGINS:
         met = any(size <= wanted for _, size in tried)
         step = solve_step(estimate, _aim(tried, estimate, wanted * MARGINS[0][0] if met else wanted * share - slack))
         if math.isinf(step) or done():  # inf: no step is estimated to be enough

@@ -12,7 +12,7 @@ from ..core.model import Entry, QTensor
 from ..progress import progress
 from .network import NetworkQuantizer
 from .prior import relative_step, round_with_feedback, sampled
-from .rate import rounded_entropy
+from .rate import rounded_entropy, solve_step
 from .sides import LARGEST, check_finite, keep
 
 SAMPLE = 1 << 14  # weights per tensor that rates are estimated on
@@ -97,12 +97,21 @@ class Plan:
         """The step of a tensor at the common step `c`, in fp32; not so small that codes outgrow fp32's integers."""
         return float(torch.tensor(max(c * self.units[name], self.extremes[name] / MOST), dtype=torch.float32))
 
+    @property
+    def weights(self) -> int:
+        """How many are quantised."""
+        return sum(self.source.specs[name].shape.numel() for name in self.units)
+
     def estimate(self, c: float) -> float:
         """Estimated bytes of the quantised tensors."""
-        return sum(
-            TABLE_BYTES + self.source.specs[name].shape.numel() * rounded_entropy(sample, self.step(name, c)) / 8
+        return TABLE_BYTES * len(self.samples) + sum(
+            self.source.specs[name].shape.numel() * rounded_entropy(sample, self.step(name, c)) / 8
             for name, sample in self.samples.items()
         )
+
+    def nominal(self, bits: float) -> float:
+        """The common step at which plain rounding takes so many bits per weight."""
+        return solve_step(self.estimate, TABLE_BYTES * len(self.samples) + bits * self.weights / 8)
 
     def kept_entries(self) -> Iterator[tuple[str, Entry]]:
         """The tensors that are not quantised."""

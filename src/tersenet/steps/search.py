@@ -59,22 +59,22 @@ class Target:
         return f"at most {self.max_bytes:,} bytes" if self.max_bytes else f"a drop of at most {self.max_drop:g} points"
 
 
-def boundary(count: int, start: int, holds: Callable[[int], bool]) -> int:
+def boundary(count: int, start: int | None, holds: Callable[[int], bool]) -> int:
     """The largest index below `count` that `holds`, if those that hold come first; -1 if none does.
 
-    Begins at `start`, goes on in doubling steps, then halves.
+    Halves what is left; with `start` it begins there and goes on in doubling steps until both sides are known.
 
     >>> boundary(100, 10, lambda index: index <= 70)
     70
     """
     low, high, stride = -1, count, 1
-    index = min(max(start, 0), count - 1)
+    index = (count - 1) // 2 if start is None else min(max(start, 0), count - 1)
     while high - low > 1:
         if holds(index):
             low = index
         else:
             high = index
-        if low < 0 or high == count:
+        if start is not None and (low < 0 or high == count):
             index = min(low + stride, count - 1) if high == count else max(high - stride, 0)
             stride *= 2
         else:
@@ -174,7 +174,7 @@ class Search:
         Each training starts from the one at the next higher rate that was finished.
         """
         rates = type(method).rates
-        middle = len(rates) // 2 if hint is None else sum(rate > hint for rate in rates)
+        near = None if hint is None else min(range(len(rates)), key=lambda index: abs(rates[index] - hint))
         made: dict[int, Trial] = {}
 
         def trial(index: int) -> Trial:
@@ -192,7 +192,7 @@ class Search:
 
         if self.target.max_bytes is not None:
             goal = self.target.max_bytes
-            index = boundary(len(rates), middle, lambda index: sketched(index) > goal) + 1
+            index = boundary(len(rates), near, lambda index: sketched(index) > goal) + 1
             with suppress(BudgetError):
                 while index < len(rates) and trial(index).bytes > goal:
                     index += 1
@@ -216,7 +216,7 @@ class Search:
                 self.say(f"left out: {error}")
                 return False
 
-        boundary(len(rates) - first, middle - first, holds)
+        boundary(len(rates) - first, None if near is None else near - first, holds)
 
     def within(self, trial: Trial, sure: bool) -> bool:
         """Whether a trial keeps the target: surely, or as far as its mean tells."""

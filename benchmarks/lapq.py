@@ -34,23 +34,33 @@ def main() -> None:
     parser.add_argument("--bits", type=int, nargs="+", default=[2, 3, 4, 8])
     parser.add_argument("--searches", nargs="+", default=["plain minmax", "minmax", "l2", "lp", "powell"])
     parser.add_argument("--ends", default="8", help="first and last layer: 8, keep or same")
+    parser.add_argument(
+        "--bn", default="keep", help="keep, or fold: into the weights before it, which then differ more"
+    )
     parser.add_argument("--out", type=Path, default=Path("lapq.csv"))
     given = parser.parse_args()
     rows: list[list[object]] = [
-        ["bits", "ends", "search", "calibration loss", "bytes", "accuracy", "drop", "low", "high"]
+        ["task", "bn", "bits", "ends", "search", "calibration loss", "bytes", "accuracy", "drop", "low", "high"]
     ]
     with tempfile.TemporaryDirectory() as folder:
         for bits in given.bits:
             for search in given.searches:
                 file = Path(folder) / f"{bits}{search.replace(' ', '-')}.terse"
                 flags = ["--method", "lapq", "--bits", bits, "--act-bits", bits, "--search", search.split()[-1]]
-                flags += ["--ends", given.ends, *(["--no-restore"] if search == "plain minmax" else [])]
+                flags += [
+                    "--ends",
+                    given.ends,
+                    "--bn",
+                    given.bn,
+                    *(["--no-restore"] if search == "plain minmax" else []),
+                ]
                 run("compress", given.weights, "-o", file, "--model", given.model, "--task", given.task, *flags)
                 judged = run("eval", file, "--model", given.model, "--task", given.task, "--against", given.weights)
                 drop = [round(judged["drop"][key], 4) for key in ("mean", "low", "high")]
                 loss = calibration_loss(file, given.model, given.task)
                 accuracy = round(judged["metric"]["mean"], 4)
-                rows.append([bits, given.ends, search, round(loss, 4), file.stat().st_size, accuracy, *drop])
+                settings = [Path(given.task.partition(":")[0]).stem, given.bn, bits, given.ends, search]
+                rows.append([*settings, round(loss, 4), file.stat().st_size, accuracy, *drop])
                 print(*rows[-1], sep="\t", flush=True)
                 with given.out.open("w", newline="") as stream:
                     csv.writer(stream).writerows(rows)

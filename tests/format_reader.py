@@ -172,11 +172,29 @@ def decode(coder: int, head: bytes, pieces: list[tuple[bytes, int]], count: int,
         maps.append(slots([own[max(i, alphabet - 1 - i) - half] for i in range(alphabet)] if half else own))
     codes: list[int] = []
     for data, c in pieces:
-        codes += chunk(data, c, head[0], window, maps)
+        if coder == 3:
+            size, at = varint(data, 0)
+            kinds = chunk(data[at : at + size], c, head[0], window, maps)
+            codes += magnitudes(data[at + size :], kinds)
+        else:
+            codes += chunk(data, c, head[0], window, maps)
     if not head[0] & 16:
         return codes
     rows = shape[0]
     return [codes[column * rows + row] for row in range(rows) for column in range(count // rows)]
+
+
+def magnitudes(data: bytes, kinds: list[int]) -> list[int]:
+    """Codes of these classes, with their low bits in `data`."""
+    codes, at = list(kinds), 0
+    for n in range(2, 33):
+        places = [i for i, kind in enumerate(kinds) if abs(kind) == n]
+        size = (len(places) * (n - 1) + 7) // 8
+        for i, low in zip(places, fields(data[at : at + size], len(places), n - 1), strict=True):
+            codes[i] = (2 ** (n - 1) + low) * (1 if kinds[i] > 0 else -1)
+        at += size
+    assert at == len(data)
+    return codes
 
 
 def slots(levels: list[int]) -> tuple[list[int], list[int], list[int]]:

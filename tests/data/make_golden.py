@@ -20,7 +20,7 @@ def entries() -> dict[str, Entry]:
     def gauss(*shape: int, width: float = 2.0) -> np.ndarray:
         return np.round(rng.standard_normal(shape) * width)
 
-    def q(codes: np.ndarray, grid: Uniform | Codebook, kind: torch.dtype = torch.int8) -> QTensor:
+    def q(codes: np.ndarray, grid: Uniform | Codebook | FixedPoint, kind: torch.dtype = torch.int8) -> QTensor:
         return QTensor(torch.from_numpy(np.ascontiguousarray(codes)).to(kind), grid)
 
     def path(plain: bool) -> np.ndarray:
@@ -33,6 +33,9 @@ def entries() -> dict[str, Entry]:
     scales = torch.tensor([0.5, 0.25, 0.125, 1.0, 2.0, 0.75])
     spiky = gauss(20, 60)
     spiky[3, 4], spiky[10, 50] = 90, -70
+    own = np.random.default_rng(1)  # the others are older
+    mixed = own.standard_t(0.6, (40, 30)).clip(-30_000, 30_000).astype(int) * (own.random((40, 30)) < 0.2)
+    mixed[0, 0] = -(2**15)
     return {
         "window": q(gauss(6, 90), Uniform(scales, axis=0)),
         "groups": q(
@@ -56,6 +59,7 @@ def entries() -> dict[str, Entry]:
             Codebook(torch.tensor([-10, -1, 0, 3, 8], dtype=torch.int8), scales.half(), torch.arange(6) / 8, axis=0),
         ),
         "fixed point": q(np.arange(-40, 56).reshape(8, 12), FixedPoint(-5)),
+        "classes": q(mixed, FixedPoint(-10), torch.int16),
         "kept": KeptTensor(torch.from_numpy(gauss(9)).half(), torch.float32, "fewer than 2 dimensions"),
         "kept zstd": KeptTensor(torch.arange(300) // 50, torch.int64, "dtype int64"),
         "kept constant": KeptTensor(torch.ones(40), torch.float32, "fewer than 2 dimensions"),

@@ -98,8 +98,9 @@ def _keywords(arguments: list[str]) -> dict[str, Any]:
         key, equals, value = argument.partition("=")
         if not equals:
             raise UsageError(f"argument {argument!r}: expected name=value")
+        literal = {"True": "true", "False": "false", "None": "null"}.get(value, value)
         try:
-            keywords[key] = json.loads(value)
+            keywords[key] = json.loads(literal)
         except ValueError:
             keywords[key] = value
     return keywords

@@ -5,7 +5,7 @@ machine, with or without the native module; a malformed stream raises `CodecErro
 """
 
 from .choice import code_lengths
-from .coder import cost, decode, decode_chunk, decode_uniform, encode
+from .coder import decode, decode_chunk, decode_uniform, encode
 from .stream import CODER_NAMES, CodecError, Stream
 
 __all__ = [
@@ -13,7 +13,6 @@ __all__ = [
     "CodecError",
     "Stream",
     "code_lengths",
-    "cost",
     "decode",
     "decode_chunk",
     "decode_uniform",

@@ -3,29 +3,30 @@
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeAlias, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
-import zstandard
 
 from . import kernels
 from .choice import choose, choose_trellis, group_counts
-from .stream import RANS, RAW, ZSTD, CodecError, Stream, get_varint, put_varint, unzigzag, zigzag
-from .symbols import Model, Values, constant_params, parse, read_exceptions, window_symbols
+from .classes import classes_of, merged, pack_low, unpack_low
+from .packed import packed, raw_bits, unpacked
+from .stream import CLASSES, RANS, RAW, ZSTD, CodecError, Stream, get_varint, put_varint
+from .symbols import Kind, Model, Values, constant_params, cut, fits, parse, read_exceptions, window_symbols
 from .table import Ints
 
 T = TypeVar("T")
 R = TypeVar("R")
-ZSTD_LEVEL = 19
 PREFIX = 4096  # integers
-Kind: TypeAlias = np.dtype[np.signedinteger]
+WORTH = 31  # the least range of integers that classes are tried for
 
 
 def encode(codes: Values, *, effort: str = "fast", chunk_symbols: int = 1 << 20) -> Stream:
     """Encode int8, int16 or int32 `codes` with the coder of the lowest estimated cost.
 
-    A 2-D array is also tried as a trellis path, column after column. With `effort="best"` zstd is tried too.
+    Arrays of a wide range are also tried as size classes, a 2-D array as a trellis path, column after column. With
+    `effort="best"` zstd is tried too.
 
     >>> decode(encode(np.array([[1, -1], [0, 1]], np.int8)), (2, 2)).tolist()
     [[1, -1], [0, 1]]
@@ -37,36 +38,29 @@ def encode(codes: Values, *, effort: str = "fast", chunk_symbols: int = 1 << 20)
     if len(values) == 1:
         return Stream(RANS, constant_params(int(values[0])), (), chunk_symbols, len(flat))
     model, bits = choose(values, counts, flat)
-    best = _trellis(codes, bits, chunk_symbols) if codes.ndim == 2 else None
-    if best is None and bits < _raw_bits(values, len(flat)):
-        if model.group > 1:
-            counted = [group_counts(part, model) for part in _cut(flat, chunk_symbols)]  # chunks group on their own
-            model = model.with_counts([np.sum(counted, axis=0)])
-        chunks = in_parallel(lambda part: _encode_chunk(part, model), _cut(flat, chunk_symbols))
+    raw = raw_bits(values, len(flat))
+    best = _classes(flat, values, counts, min(bits, raw), chunk_symbols)
+    least = min(bits, raw) if best is None else best.size * 8 * 256
+    if codes.ndim == 2:
+        best = _trellis(codes, least, chunk_symbols) or best
+    if best is None and bits < raw:
+        model, chunks = _windowed(flat, model, chunk_symbols)
         best = Stream(RANS, model.to_bytes(), tuple(chunks), chunk_symbols, len(flat))
     if best is None:
-        best = _packed(flat, values, chunk_symbols, RAW)
+        best = packed(flat, values, chunk_symbols, RAW)
     if effort == "best":
-        best = min(best, _packed(flat, values, chunk_symbols, ZSTD), key=lambda stream: stream.size)
+        best = min(best, packed(flat, values, chunk_symbols, ZSTD), key=lambda stream: stream.size)
     return best
-
-
-def cost(values: Ints, counts: Ints) -> float:
-    """Estimated bits of an array with this histogram (distinct sorted values), parameters included, groups left out."""
-    if len(values) == 1:
-        return 8.0 * len(constant_params(int(values[0])))
-    bits = choose(values, counts, np.zeros(0, np.int64))[1]
-    return min(bits, _raw_bits(values, int(counts.sum()))) / 256
 
 
 def decode(stream: Stream, shape: tuple[int, ...], dtype: npt.DTypeLike = np.int32) -> Values:
     """The integers of a stream. **Raises** `CodecError` if it is malformed or a value does not fit `dtype`."""
     count = int(np.prod(shape, dtype=object)) if shape else 1
     _check(stream, count)
-    model = parse(stream.params) if stream.coder == RANS else None
+    model = _model(stream)
     kind: Kind = np.dtype(dtype)  # type: ignore[assignment]
     if isinstance(model, int):
-        _fits(model, model, kind)
+        fits(model, model, kind)
         return np.full(shape, model, kind)
     out = np.empty(count, kind)
 
@@ -84,7 +78,7 @@ def decode(stream: Stream, shape: tuple[int, ...], dtype: npt.DTypeLike = np.int
 def decode_chunk(stream: Stream, index: int, dtype: npt.DTypeLike = np.int32) -> Values:
     """The integers of one chunk, in the order they were coded (a trellis path: column after column)."""
     _check(stream, stream.count)
-    model = parse(stream.params) if stream.coder == RANS else None
+    model = _model(stream)
     if isinstance(model, int):
         return np.full(stream.chunk_count(index), model, dtype)
     kind: Kind = np.dtype(dtype)  # type: ignore[assignment]
@@ -104,17 +98,40 @@ def _check(stream: Stream, count: int) -> None:
         raise CodecError(f"a stream of {stream.count} integers where {count} are expected")
     constant = stream.coder == RANS and stream.params[:1] == constant_params(0)[:1]
     expected = 0 if constant else -(-count // stream.chunk_symbols)
-    if stream.coder not in (RAW, RANS, ZSTD) or len(stream.chunks) != expected:
+    if stream.coder not in (RAW, RANS, ZSTD, CLASSES) or len(stream.chunks) != expected:
         raise CodecError(f"coder {stream.coder} with {len(stream.chunks)} chunks, expected {expected}")
 
 
-def _fits(low: int, high: int, kind: Kind) -> None:
-    if low < np.iinfo(kind).min or high > np.iinfo(kind).max:
-        raise CodecError(f"integers from {low} to {high} do not fit {kind}")
+def _model(stream: Stream) -> Model | int | None:
+    """The model of a stream that has one, or the value of a constant one."""
+    if stream.coder not in (RANS, CLASSES):
+        return None
+    model = parse(stream.params)
+    if stream.coder == CLASSES and (isinstance(model, int) or model.trellis):
+        raise CodecError("classes as a constant or a trellis path")
+    return model
 
 
-def _cut(flat: Values, chunk_symbols: int) -> list[Values]:
-    return [flat[start : start + chunk_symbols] for start in range(0, len(flat), chunk_symbols)]
+def _windowed(flat: Values, model: Model, chunk_symbols: int) -> tuple[Model, list[bytes]]:
+    """The model (with the tables of its groups), and the chunks of a stream without trellis."""
+    parts = cut(flat, chunk_symbols)
+    if model.group > 1:  # chunks group on their own
+        model = model.with_counts([np.sum([group_counts(part, model) for part in parts], axis=0)])
+    return model, in_parallel(lambda part: _encode_chunk(part, model), parts)
+
+
+def _classes(flat: Values, values: Ints, counts: Ints, bits: int, chunk_symbols: int) -> Stream | None:
+    """`flat` coded as classes and low bits, if that is cheaper than `bits` (1/256 bit)."""
+    kinds, kind_counts, low = merged(values, counts)
+    if int(values[-1] - values[0]) < WORTH or len(kinds) == 1:
+        return None
+    if choose(kinds, kind_counts, np.zeros(0, np.int64))[1] + low * 256 >= bits:
+        return None
+    classes = classes_of(flat)
+    model, parts = _windowed(classes, choose(kinds, kind_counts, classes)[0], chunk_symbols)
+    each = zip(cut(flat, chunk_symbols), cut(classes, chunk_symbols), parts, strict=True)
+    chunks = [put_varint(len(part)) + part + pack_low(codes, own) for codes, own, part in each]
+    return Stream(CLASSES, model.to_bytes(), tuple(chunks), chunk_symbols, len(flat))
 
 
 def _encode_chunk(part: Values, model: Model) -> bytes:
@@ -129,17 +146,34 @@ def _encode_chunk(part: Values, model: Model) -> bytes:
 def _decode_chunk(stream: Stream, model: Model | None, index: int, kind: Kind) -> Values:
     data, count = stream.chunks[index], stream.chunk_count(index)
     if model is None:
-        return _unpacked(stream, data, count, kind)
+        return unpacked(stream, data, count, kind)
+    if stream.coder == CLASSES:
+        return _decode_classes(data, count, model, kind)
     if model.trellis:
         return _decode_trellis_chunk(data, count, model, kind)
-    _fits(model.low << model.split, ((model.low + model.size) << model.split) - 1, kind)
+    return _decode_window(data, count, model, kind)
+
+
+def _decode_classes(data: bytes, count: int, model: Model, kind: Kind) -> Values:
+    size, at = get_varint(data, 0)
+    if at + size > len(data):
+        raise CodecError(f"classes of {size} bytes in a chunk of {len(data)}")
+    classes = _decode_window(data[at : at + size], count, model, np.dtype(np.int8))
+    values = unpack_low(data[at + size :], classes)
+    if count:
+        fits(int(values.min()), int(values.max()), kind)
+    return values.astype(kind)
+
+
+def _decode_window(data: bytes, count: int, model: Model, kind: Kind) -> Values:
+    fits(model.low << model.split, ((model.low + model.size) << model.split) - 1, kind)
     positions, differences, at = read_exceptions(data, count) if model.exceptions else ([], [], 0)
     raw_bytes = (count * model.split + 7) // 8
     parts = kernels.decode_parts(data[at + raw_bytes :], count, model).astype(kind)
     parts += kind.type(model.low)
     for position, difference in zip(positions, differences, strict=True):
         value = int(parts[position]) + difference
-        _fits(value << model.split, ((value + 1) << model.split) - 1, kind)
+        fits(value << model.split, ((value + 1) << model.split) - 1, kind)
         parts[position] = value
     if model.split:
         parts <<= kind.type(model.split)
@@ -179,51 +213,9 @@ def _decode_trellis_chunk(data: bytes, count: int, model: Model, kind: Kind) -> 
         raise CodecError("a trellis chunk without a start state")
     positions, differences, at = read_exceptions(data[1:], count) if model.exceptions else ([], [], 0)
     widest = max((abs(d) for d in differences), default=0) + abs(model.low) + model.size
-    _fits(-2 * widest, 2 * widest, kind)
+    fits(-2 * widest, 2 * widest, kind)
     codes = kernels.decode_trellis(data[1 + at :], count, model, data[0], positions, differences)
     return codes.astype(kind)
-
-
-def _raw_bits(values: Ints, count: int) -> int:
-    """The cost of bit packing in 1/256 bit."""
-    return count * _width(values) * 256
-
-
-def _width(values: Ints) -> int:
-    return int(values[-1] - values[0]).bit_length()
-
-
-def _packed(flat: Values, values: Ints, chunk_symbols: int, coder: int) -> Stream:
-    low, width = int(values[0]), _width(values)
-    params = bytes([width]) + put_varint(zigzag(low))
-    chunks = [
-        kernels.pack((part.astype(np.int64) - low).astype(np.uint32), width) for part in _cut(flat, chunk_symbols)
-    ]
-    if coder == ZSTD:
-        chunks = [zstandard.ZstdCompressor(level=ZSTD_LEVEL).compress(chunk) for chunk in chunks]
-    return Stream(coder, params, tuple(chunks), chunk_symbols, len(flat))
-
-
-def _unpacked(stream: Stream, data: bytes, count: int, kind: Kind) -> Values:
-    if not stream.params or stream.params[0] > 32:
-        raise CodecError("bit packing without a width of at most 32 bits")
-    width = stream.params[0]
-    low, end = get_varint(stream.params, 1)
-    low = unzigzag(low)
-    if end != len(stream.params):
-        raise CodecError("bytes behind the parameters of bit packing")
-    size = (count * width + 7) // 8
-    if stream.coder == ZSTD:
-        try:
-            data = zstandard.ZstdDecompressor().decompress(data, max_output_size=size + 1, allow_extra_data=False)
-        except zstandard.ZstdError as error:
-            raise CodecError(f"zstd: {error}") from error
-    if len(data) != size:
-        raise CodecError(f"{len(data)} packed bytes, expected {size}")
-    values = kernels.unpack(data, count, width).astype(np.int64) + low
-    if count:
-        _fits(int(values.min()), int(values.max()), kind)
-    return values.astype(kind)
 
 
 def decode_uniform(
@@ -244,14 +236,18 @@ def decode_uniform(
     **Raises** `CodecError` if the stream is malformed or a trellis path (its integers are not in C order).
     """
     _check(stream, stream.count)
-    model = parse(stream.params) if stream.coder == RANS else None
+    model = _model(stream)
     if isinstance(model, Model) and model.trellis:
         raise CodecError("a trellis path decodes to integers first")
     out = np.empty(stream.count, np.float32) if out is None else out
     grid = (np.ascontiguousarray(scale), np.ascontiguousarray(zero_point), np.ascontiguousarray(offset))
     for index, start in enumerate(range(0, stream.count, stream.chunk_symbols)):
         part = out[start : start + stream.chunk_symbols]
-        if isinstance(model, Model) and kernels.decode_uniform(stream.chunks[index], part, model, start, run, grid):
+        if (
+            isinstance(model, Model)
+            and stream.coder == RANS
+            and kernels.decode_uniform(stream.chunks[index], part, model, start, run, grid)
+        ):
             continue
         codes = decode_chunk(stream, index) if not isinstance(model, int) else np.full(len(part), model, np.int32)
         unit = (np.arange(start, start + len(part)) // run) % len(scale)

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-RAW, RANS, ZSTD = 0, 1, 2
-CODER_NAMES = {RAW: "raw", RANS: "rans", ZSTD: "zstd"}
+RAW, RANS, ZSTD, CLASSES = 0, 1, 2, 3
+CODER_NAMES = {RAW: "raw", RANS: "rans", ZSTD: "zstd", CLASSES: "classes"}
 
 
 class CodecError(ValueError):

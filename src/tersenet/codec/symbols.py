@@ -8,6 +8,7 @@ coded as its indices, with one frequency table per class. A mirrored table is sy
 """
 
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,7 @@ from .table import MAX_SYMBOLS, Ints, frequencies, levels_of, pack_levels, unpac
 
 EXCEPTIONS, MIRRORED, TRELLIS, PLAIN, CONSTANT = 4, 8, 16, 32, 128
 Values = npt.NDArray[np.signedinteger]
+Kind: TypeAlias = np.dtype[np.signedinteger]
 
 
 @dataclass(frozen=True)
@@ -160,3 +162,14 @@ def read_exceptions(data: bytes, count: int) -> tuple[list[int], list[int], int]
         positions.append(position)
         differences.append(unzigzag(difference))
     return positions, differences, at
+
+
+def fits(low: int, high: int, kind: Kind) -> None:
+    """**Raises** `CodecError` unless integers from `low` to `high` fit `kind`."""
+    if low < np.iinfo(kind).min or high > np.iinfo(kind).max:
+        raise CodecError(f"integers from {low} to {high} do not fit {kind}")
+
+
+def cut(flat: Values, chunk_symbols: int) -> list[Values]:
+    """The chunks of an array."""
+    return [flat[start : start + chunk_symbols] for start in range(0, len(flat), chunk_symbols)]

@@ -1,0 +1,53 @@
+"""Integers in as few bits each as the widest one needs, as they are or behind zstd."""
+
+import numpy as np
+import zstandard
+
+from . import kernels
+from .stream import ZSTD, CodecError, Stream, get_varint, put_varint, unzigzag, zigzag
+from .symbols import Kind, Values, cut, fits
+from .table import Ints
+
+ZSTD_LEVEL = 19
+
+
+def raw_bits(values: Ints, count: int) -> int:
+    """The cost of bit packing in 1/256 bit."""
+    return count * _width(values) * 256
+
+
+def _width(values: Ints) -> int:
+    return int(values[-1] - values[0]).bit_length()
+
+
+def packed(flat: Values, values: Ints, chunk_symbols: int, coder: int) -> Stream:
+    """The stream of integers with these distinct sorted `values`."""
+    low, width = int(values[0]), _width(values)
+    params = bytes([width]) + put_varint(zigzag(low))
+    chunks = [kernels.pack((part.astype(np.int64) - low).astype(np.uint32), width) for part in cut(flat, chunk_symbols)]
+    if coder == ZSTD:
+        chunks = [zstandard.ZstdCompressor(level=ZSTD_LEVEL).compress(chunk) for chunk in chunks]
+    return Stream(coder, params, tuple(chunks), chunk_symbols, len(flat))
+
+
+def unpacked(stream: Stream, data: bytes, count: int, kind: Kind) -> Values:
+    """The integers of a chunk. **Raises** `CodecError`."""
+    if not stream.params or stream.params[0] > 32:
+        raise CodecError("bit packing without a width of at most 32 bits")
+    width = stream.params[0]
+    low, end = get_varint(stream.params, 1)
+    low = unzigzag(low)
+    if end != len(stream.params):
+        raise CodecError("bytes behind the parameters of bit packing")
+    size = (count * width + 7) // 8
+    if stream.coder == ZSTD:
+        try:
+            data = zstandard.ZstdDecompressor().decompress(data, max_output_size=size + 1, allow_extra_data=False)
+        except zstandard.ZstdError as error:
+            raise CodecError(f"zstd: {error}") from error
+    if len(data) != size:
+        raise CodecError(f"{len(data)} packed bytes, expected {size}")
+    values = kernels.unpack(data, count, width).astype(np.int64) + low
+    if count:
+        fits(int(values.min()), int(values.max()), kind)
+    return values.astype(kind)

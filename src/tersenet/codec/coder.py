@@ -19,7 +19,7 @@ from .table import Ints
 T = TypeVar("T")
 R = TypeVar("R")
 PREFIX = 4096  # integers
-WORTH = 31  # the least range of integers that classes are tried for
+WORTH = 7  # the least range of integers that classes are tried for
 
 
 def encode(codes: Values, *, effort: str = "fast", chunk_symbols: int = 1 << 20) -> Stream:
@@ -39,15 +39,15 @@ def encode(codes: Values, *, effort: str = "fast", chunk_symbols: int = 1 << 20)
         return Stream(RANS, constant_params(int(values[0])), (), chunk_symbols, len(flat))
     model, bits = choose(values, counts, flat)
     raw = raw_bits(values, len(flat))
-    best = _classes(flat, values, counts, min(bits, raw), chunk_symbols)
-    least = min(bits, raw) if best is None else best.size * 8 * 256
-    if codes.ndim == 2:
-        best = _trellis(codes, least, chunk_symbols) or best
+    best = _trellis(codes, min(bits, raw), chunk_symbols) if codes.ndim == 2 else None
     if best is None and bits < raw:
         model, chunks = _windowed(flat, model, chunk_symbols)
         best = Stream(RANS, model.to_bytes(), tuple(chunks), chunk_symbols, len(flat))
     if best is None:
         best = packed(flat, values, chunk_symbols, RAW)
+    rival = _classes(flat, values, counts, best.size, chunk_symbols)
+    if rival is not None and rival.size + 8 < best.size:  # the index says more, too
+        best = rival
     if effort == "best":
         best = min(best, packed(flat, values, chunk_symbols, ZSTD), key=lambda stream: stream.size)
     return best
@@ -120,12 +120,12 @@ def _windowed(flat: Values, model: Model, chunk_symbols: int) -> tuple[Model, li
     return model, in_parallel(lambda part: _encode_chunk(part, model), parts)
 
 
-def _classes(flat: Values, values: Ints, counts: Ints, bits: int, chunk_symbols: int) -> Stream | None:
-    """`flat` coded as classes and low bits, if that is cheaper than `bits` (1/256 bit)."""
+def _classes(flat: Values, values: Ints, counts: Ints, size: int, chunk_symbols: int) -> Stream | None:
+    """`flat` coded as classes and low bits, if that is not estimated to take more than `size` bytes by a sixteenth."""
     kinds, kind_counts, low = merged(values, counts)
     if int(values[-1] - values[0]) < WORTH or len(kinds) == 1:
         return None
-    if choose(kinds, kind_counts, np.zeros(0, np.int64))[1] + low * 256 >= bits:
+    if choose(kinds, kind_counts, np.zeros(0, np.int64))[1] + low * 256 > size * 8 * (256 + 16):
         return None
     classes = classes_of(flat)
     model, parts = _windowed(classes, choose(kinds, kind_counts, classes)[0], chunk_symbols)

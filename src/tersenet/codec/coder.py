@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import kernels
-from .choice import choose, choose_trellis, group_counts
+from .choice import SAMPLE, choose, choose_trellis, group_counts
 from .classes import classes_of, merged, pack_low, unpack_low
 from .packed import packed, raw_bits, unpacked
 from .stream import CLASSES, RANS, RAW, ZSTD, CodecError, Stream, get_varint, put_varint
@@ -121,11 +121,14 @@ def _windowed(flat: Values, model: Model, chunk_symbols: int) -> tuple[Model, li
 
 
 def _classes(flat: Values, values: Ints, counts: Ints, size: int, chunk_symbols: int) -> Stream | None:
-    """`flat` coded as classes and low bits, if that is not estimated to take more than `size` bytes by a sixteenth."""
+    """`flat` coded as classes and low bits, if that is not estimated to take more than `size` bytes by a sixteenth, and
+    if the first of many integers take less so."""
     kinds, kind_counts, low = merged(values, counts)
     if int(values[-1] - values[0]) < WORTH or len(kinds) == 1:
         return None
     if choose(kinds, kind_counts, np.zeros(0, np.int64))[1] + low * 256 > size * 8 * (256 + 16):
+        return None
+    if len(flat) > SAMPLE and encode(flat[:SAMPLE]).coder != CLASSES:
         return None
     classes = classes_of(flat)
     model, parts = _windowed(classes, choose(kinds, kind_counts, classes)[0], chunk_symbols)

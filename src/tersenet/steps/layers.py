@@ -1,7 +1,7 @@
 """Which layers a network runs, in which order, what goes into them, and which batch norm follows: seen by hooks."""
 
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.hooks import RemovableHandle
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
@@ -29,6 +30,16 @@ class Layer:
 
 class _Stop(Exception):
     """Raised by a hook when the wanted tensor is there."""
+
+
+def _run(module: nn.Module, inputs: Tensor, handles: Sequence[RemovableHandle]) -> None:
+    """Run the network, and take its hooks away."""
+    try:
+        with torch.no_grad(), suppress(_Stop):
+            module(inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def find_layers(module: nn.Module, inputs: Tensor) -> list[Layer]:
@@ -63,12 +74,7 @@ def find_layers(module: nn.Module, inputs: Tensor) -> list[Layer]:
             handles.append(part.register_forward_hook(ran(path)))
         elif isinstance(part, BATCH_NORMS):
             handles.append(part.register_forward_pre_hook(normed(path)))
-    try:
-        with torch.no_grad():
-            module(inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
+    _run(module, inputs, handles)
     once = {path for path, count in calls.items() if count == 1}
     pairs = {path: norm for path, norm in follows.items() if path in once and norm in once}
     pairs = undoable(module, inputs, pairs)
@@ -137,12 +143,7 @@ def inputs_of_layers(module: nn.Module, paths: Collection[str], inputs: Tensor) 
         return keep
 
     handles = [module.get_submodule(path).register_forward_pre_hook(hook(path)) for path in paths]
-    try:
-        with torch.no_grad():
-            module(inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
+    _run(module, inputs, handles)
     return caught
 
 
@@ -154,14 +155,7 @@ def input_of(module: nn.Module, path: str, inputs: Tensor) -> Tensor:
         caught.append(given[0])
         raise _Stop
 
-    handle = module.get_submodule(path).register_forward_pre_hook(hook)
-    try:
-        with torch.no_grad():
-            module(inputs)
-    except _Stop:
-        pass
-    finally:
-        handle.remove()
+    _run(module, inputs, [module.get_submodule(path).register_forward_pre_hook(hook)])
     return caught[0]
 
 

@@ -1,4 +1,5 @@
-"""The part of CIFAR-10 with exact pixels as a tersenet task: 4,000 training images to calibrate on, 1,000 to test on.
+"""The part of CIFAR-10 with exact pixels as a tersenet task: 3,000 images to calibrate on, 1,000 to validate,
+1,000 to test on.
 
 From `cifar10_lossless.npz` in the folder named by TERSENET_DATA: PNG sheets, an image in every row (`train_png_0` to
 `train_png_3`, `test_png`), and `train_label`, `test_label`. The last 1,000 training images are the validation split.

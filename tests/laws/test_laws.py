@@ -61,13 +61,18 @@ def test_the_reloaded_network_computes_what_the_compressed_model_says(
         assert torch.equal(first(inputs), second(inputs))
 
 
-def test_the_same_input_gives_the_same_bytes(
+def test_the_same_input_gives_the_same_bytes_and_the_users_random_state_stays(
     made: tuple[str, CompressedModel], file: Path, checkpoint: Path, trained: nn.Module
 ) -> None:
+    torch.manual_seed(11)
+    drawn, expected = torch.rand(3), torch.rand(3)
+    torch.manual_seed(11)
+    assert torch.equal(torch.rand(3), drawn)
     again = compressed(made[0], checkpoint, trained)
     other = file.with_name("again.terse")
     tersenet.save(again, other)
     assert other.read_bytes() == file.read_bytes()
+    assert torch.equal(torch.rand(3), expected)
 
 
 def test_the_reported_bytes_are_those_on_disk_and_it_verifies(file: Path) -> None:

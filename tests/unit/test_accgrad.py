@@ -14,6 +14,7 @@ from tersenet.core.grid import FixedPoint
 from tersenet.core.model import CompressedModel, QTensor
 from tersenet.core.task import Task
 from tersenet.errors import BudgetError, InputError, UsageError
+from tersenet.lab.models import build
 from tersenet.methods import get
 from tersenet.quantizers import attach
 from tersenet.quantizers.fixed import MixedFixedPoint
@@ -174,6 +175,17 @@ def test_a_target_ratio_counts_what_is_kept(network: nn.Module, task: Task, tmp_
         tersenet.save(model, tmp_path / "x.terse", force=True)
         found = storage(tmp_path / "x.terse")
         assert found.beside > 1_000 and 9.0 <= found.fp32 / found.csr < 10
+
+
+@pytest.mark.parametrize("seed", [3, 4, 5])
+def test_a_recorded_ratio_is_true_though_what_is_kept_grows_in_training(seed: int, task: Task, tmp_path: Path) -> None:
+    torch.manual_seed(seed)
+    fields = {"epochs": 3, "target_ratio": 8.0, "exclude": ("*bias",), "mode": "post", "bits": (0, 0, 4)}
+    model = tersenet.compress(build("digits"), "accgrad", task=task, **fields)
+    tersenet.save(model, tmp_path / "x.terse")
+    found = storage(tmp_path / "x.terse")
+    assert found.fp32 / found.csr >= 8.0
+    assert found.fp32 / found.csr == pytest.approx(model.provenance["accgrad"]["ratio"], abs=1e-3)
 
 
 def test_tuned_bits_are_the_best_of_those_that_meet_the_ratio(small: nn.Module, task: Task) -> None:

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 import tersenet
 from tersenet.core.model import CompressedModel
 from tersenet.core.task import Task
-from tersenet.errors import InputError, UsageError
+from tersenet.errors import UsageError
 from tersenet.steps.fit import distance
 from tersenet.steps.tune import tuned
 
@@ -72,10 +72,10 @@ def test_what_does_not_help_on_held_out_images_is_not_done(network: nn.Module, t
     network.eval()
     same = tersenet.compress(network, "rtn", bits=8, include=("conv1.weight",), exclude=("*",), side="exact")
     names = [name for name, _ in network.named_parameters()]
-    assert tuned(network, same, names, inputs_of(task, "calibration"), task, 4, 0) == {}
+    assert tuned(network, same, inputs_of(task, "calibration"), task, names, 4, 0) == {}
     small = tersenet.compress(network, "rtn", bits=2)
-    assert tuned(network, small, names, inputs_of(task, "calibration")[:7], task, 4, 0) == {}  # none to hold out
-    assert tuned(network, small, [], inputs_of(task, "calibration"), task, 4, 0) == {}
+    assert tuned(network, small, inputs_of(task, "calibration")[:7], task, names, 4, 0) == {}  # none to hold out
+    assert tuned(network, small, inputs_of(task, "calibration"), task, [], 4, 0) == {}
 
 
 def test_a_regression_is_tuned_by_squared_error() -> None:
@@ -96,19 +96,41 @@ def test_a_regression_is_tuned_by_squared_error() -> None:
     assert errors[1] < errors[0]
 
 
-class TwoOutputs(nn.Module):
-    def __init__(self) -> None:
+class Odd(nn.Module):
+    """Two outputs, a parameter of integers, one that nothing uses, and biases of zeros."""
+
+    def __init__(self, bias: bool) -> None:
         super().__init__()
-        self.a = nn.Linear(64, 32)
+        torch.manual_seed(0)
+        self.a, self.b, self.c = nn.Linear(64, 64, bias), nn.Linear(64, 64, bias), nn.Linear(64, 10, bias)
+        self.order = nn.Parameter(torch.arange(64), requires_grad=False)
+        self.unused = nn.Parameter(torch.ones(5))
+        for part in (self.a, self.b, self.c):
+            if bias:
+                nn.init.zeros_(part.bias)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        y = self.a(x.flatten(1))
-        return y, y
+        y = self.a(x.flatten(1))[:, self.order].relu()
+        return self.c(self.b(y).relu()), y
 
 
-def test_what_cannot_be_tuned_is_a_clear_error(network: nn.Module, task: Task) -> None:
+@pytest.mark.parametrize("bias", [True, False])
+def test_odd_networks_are_tuned_as_far_as_they_can_be(bias: bool, seen: Task) -> None:
+    with torch.no_grad():
+        small = tersenet.compress(Odd(bias), "vlcq", task=seen, target_bits=1.5, **REAL)
+    assert torch.equal(small.tensors["order"].dequantize(), torch.arange(64))
+    assert not bias or small.tensors["b.bias"].dequantize().any()
+
+
+@pytest.mark.parametrize("budget", [1_300, 1_700, 2_500])
+def test_a_budget_is_filled_though_tuned_biases_take_more_bytes_than_zeros(
+    budget: int, seen: Task, tmp_path: Path
+) -> None:
+    small = tersenet.compress(Odd(True), "vlcq", task=seen, max_bytes=budget, **REAL)
+    assert 0.92 * budget < tersenet.save(small, tmp_path / "x.terse") <= budget
+    assert small.tensors["b.bias"].dequantize().any()
+
+
+def test_a_negative_number_of_epochs_is_refused(network: nn.Module) -> None:
     with pytest.raises(UsageError, match="tune at least 0"):
         tersenet.compress(network, "vlcq", tune=-1)
-    small = tersenet.compress(TwoOutputs(), "rtn", bits=2)
-    with pytest.raises(InputError, match=r"returned a tuple.*--tune 0"):
-        tuned(TwoOutputs(), small, ["a.bias"], inputs_of(task, "calibration"), task, 1, 0)

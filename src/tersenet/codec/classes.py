@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from . import kernels
 from .stream import CodecError
-from .symbols import Values
+from .symbols import Kind, Values, fits
 from .table import Ints
 
 WIDEST = 32
@@ -43,17 +43,22 @@ def pack_low(codes: Values, classes: npt.NDArray[np.int8]) -> bytes:
     )
 
 
-def unpack_low(data: bytes, classes: Values) -> npt.NDArray[np.int64]:
-    """The integers. **Raises** `CodecError` if the bytes are too few or too many, or a class is unknown."""
-    signs, bits = np.sign(classes).astype(np.int64), np.abs(classes.astype(np.int64))
-    magnitudes, at = np.minimum(bits, 1), 0
-    for n in np.unique(bits[bits > 1]).tolist():
-        chosen = np.flatnonzero(bits == n)
-        size = (len(chosen) * (n - 1) + 7) // 8
-        if n > WIDEST or at + size > len(data):
+def unpack_low(data: bytes, classes: npt.NDArray[np.int8], kind: Kind) -> Values:
+    """The integers. **Raises** `CodecError` if bytes are too few or too many, or a value does not fit `kind`."""
+    if classes.size and max(-int(classes.min()), int(classes.max())) > WIDEST:
+        raise CodecError(f"classes from {classes.min()} to {classes.max()}")
+    values, bits, at = np.clip(classes, -1, 1).astype(kind), np.abs(classes), 0
+    for n in range(2, 1 + int(bits.max(initial=0))):
+        places = np.flatnonzero(bits == n)
+        size = (len(places) * (n - 1) + 7) // 8
+        if at + size > len(data):
             raise CodecError(f"values of {n} bits, of which {len(data) - at} bytes are there")
-        magnitudes[chosen] = kernels.unpack(data[at : at + size], len(chosen), n - 1).astype(np.int64) + (1 << n - 1)
-        at += size
+        if len(places):
+            magnitudes = kernels.unpack(data[at : at + size], len(places), n - 1).astype(np.int64) + (1 << n - 1)
+            found = np.where(classes[places] < 0, -magnitudes, magnitudes)
+            fits(int(found.min()), int(found.max()), kind)
+            values[places] = found
+            at += size
     if at != len(data):
         raise CodecError(f"{len(data)} bytes of low bits, expected {at}")
-    return signs * magnitudes
+    return values

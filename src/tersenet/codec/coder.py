@@ -123,8 +123,10 @@ def _windowed(flat: Values, model: Model, chunk_symbols: int) -> tuple[Model, li
 def _classes(flat: Values, values: Ints, counts: Ints, size: int, chunk_symbols: int) -> Stream | None:
     """`flat` coded as classes and low bits, if that is not estimated to take more than `size` bytes by a sixteenth, and
     if the first of many integers take less so."""
+    if int(values[-1] - values[0]) < WORTH:
+        return None
     kinds, kind_counts, low = merged(values, counts)
-    if int(values[-1] - values[0]) < WORTH or len(kinds) == 1:
+    if len(kinds) == 1:
         return None
     if choose(kinds, kind_counts, np.zeros(0, np.int64))[1] + low * 256 > size * 8 * (256 + 16):
         return None
@@ -162,10 +164,7 @@ def _decode_classes(data: bytes, count: int, model: Model, kind: Kind) -> Values
     if at + size > len(data):
         raise CodecError(f"classes of {size} bytes in a chunk of {len(data)}")
     classes = _decode_window(data[at : at + size], count, model, np.dtype(np.int8))
-    values = unpack_low(data[at + size :], classes)
-    if count:
-        fits(int(values.min()), int(values.max()), kind)
-    return values.astype(kind)
+    return unpack_low(data[at + size :], classes, kind)
 
 
 def _decode_window(data: bytes, count: int, model: Model, kind: Kind) -> Values:

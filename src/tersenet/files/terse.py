@@ -57,6 +57,11 @@ def measure(pieces: Iterable[Piece], around: CompressedModel) -> int:
     return _write(_Nowhere(), pieces, around, "fast")
 
 
+def stored_size(entry: KeptTensor) -> int:
+    """The bytes that a kept tensor takes in a file."""
+    return _kept("", entry)[0].stored_size
+
+
 class _Nowhere(RawIOBase):
     """A stream that forgets."""
 

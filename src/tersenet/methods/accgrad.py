@@ -35,20 +35,23 @@ from ..core.method import Method, RunFolder, TensorSource
 from ..core.model import Finding, KeptTensor, Piece
 from ..core.task import Task
 from ..errors import BudgetError, InputError, UsageError
+from ..files.terse import stored_size
 from ..progress import progress
 from ..quantizers import attach
 from ..quantizers.fixed import WIDEST, MixedFixedPoint
 from ..steps.evaluate import evaluate
-from ..steps.fit import Schedule, fit, inputs_of, samples, seed_all
+from ..steps.fit import Schedule, fit, inputs_of, samples
 from ..steps.fold import Rewritten
 from ..steps.layers import find_layers, frozen
 from ..steps.processes import Processes
+from ..steps.randomness import seeded
 from ..steps.run import run_of
 from ..steps.sides import check_finite, keep, left_out, prepare_batch_norm
 from ..steps.signal import Part, clusters, give, lowest, parts, record, scores
 from ..steps.train import begin_with, finish
 from ..steps.widths import Beside, affordable, needed, nonzeros, prune_to, ratio
 
+WIDTHS = (0, *range(2, WIDEST + 1))  # that a weight may have
 TUNED = (0, 2, 3, 4, 5, 6, 8)  # widths that `tune` tries
 CANDIDATES = 12  # bit tuples that `tune` evaluates
 
@@ -87,11 +90,11 @@ class AccGrad(Method):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.bits and (list(self.bits) != sorted(self.bits) or not all(_width(b) for b in self.bits)):
+        if self.bits and (list(self.bits) != sorted(self.bits) or not set(self.bits) <= set(WIDTHS)):
             raise UsageError(f"bits are {self.bits}; give widths from low to high, each 0 or 2 to {WIDEST}")
         if self.mode != "in" and not any(self.widths):
             raise UsageError("bits are 0 for all clusters, which leaves no weights: give one above 0")
-        if not _width(self.low_bits) or self.low_bits == WIDEST:
+        if self.low_bits not in WIDTHS or self.low_bits == WIDEST:
             raise UsageError(f"low_bits is {self.low_bits}; it may be 0 or 2 to {WIDEST - 1}")
         if not 0.5 < self.share < 1 or not 0 <= self.ramp <= 1:
             raise UsageError(f"share is {self.share}, above 0.5 and below 1; ramp is {self.ramp}, 0 to 1")
@@ -161,23 +164,25 @@ class AccGrad(Method):
                 run=folder,
                 saved=saved,
             )
-            seed_all(self.seed)
-            finish(network, inputs_of(task.split("train"), processes.device))
+            with seeded(self.seed):
+                finish(network, inputs_of(task.split("train"), processes.device))
             if folder is not None and processes.rank == 0:
                 folder.save({"model": network.state_dict(), "finished": attach.latent_state(network)})
         if self.mode != "in" and not self.refine:
             self._cluster(network, found, beside, task)
         values = scores(found, self.signal)
         if self.target_ratio is not None:
-            prune_to(found, beside, values, self.target_ratio)
-        seed_all(self.seed)
-        finish(network, inputs_of(task.split("train"), processes.device))
+            prune_to(found, self._beside(network, source), values, self.target_ratio)
+        with seeded(self.seed):
+            finish(network, inputs_of(task.split("train"), processes.device))
+        beside = self._beside(network, source)
+        if self.target_ratio is not None:
+            prune_to(found, beside, values, self.target_ratio)  # again, if what is kept has grown
         yield from self._pieces(network, source)
         yield "accgrad", Finding(self._facts(found, beside))
 
     def _attach(self, network: nn.Module, source: TensorSource, task: Task) -> None:
-        first = next(iter(task.split("train")), None)
-        if first is None:
+        if (first := next(iter(task.split("train")), None)) is None:
             raise InputError("the train split of the task is empty: give it at least one batch")
         with frozen(network):
             layers = find_layers(network, first[0][:2].to(next(network.parameters()).device))
@@ -271,10 +276,12 @@ class AccGrad(Method):
 
     def _facts(self, found: list[Part], beside: Beside) -> dict[str, Any]:
         """What the file's provenance records: the accounting, and non-zeros by width."""
-        every = torch.cat([quantizer.widths.reshape(-1) for _, quantizer, _ in found])
+        widths, counts = torch.cat([quantizer.widths.reshape(-1) for _, quantizer, _ in found]).unique(
+            return_counts=True
+        )
         return {
             "ratio": round(ratio(found, beside), 3),
-            "weights": {str(int(bits)): int((every == bits).sum()) for bits in every.unique()},
+            "weights": dict(zip(map(str, widths.tolist()), counts.tolist(), strict=True)),
             "nonzeros": {part[0]: {str(bits): n for bits, n in nonzeros(part).items()} for part in found},
         }
 
@@ -292,8 +299,4 @@ class AccGrad(Method):
     def _beside(self, network: nn.Module, source: TensorSource) -> Beside:
         """What is kept."""
         kept = [entry for _, entry in self._pieces(network, source) if isinstance(entry, KeptTensor)]
-        return Beside(4 * sum(e.tensor.numel() for e in kept), sum(e.tensor.nbytes for e in kept))
-
-
-def _width(bits: int) -> bool:
-    return bits == 0 or 2 <= bits <= WIDEST
+        return Beside(4 * sum(e.tensor.numel() for e in kept), sum(stored_size(e) for e in kept))

@@ -29,16 +29,17 @@ from ..core.model import CompressedModel, Entry, KeptTensor, Piece
 from ..core.task import Task
 from ..errors import BudgetError, UsageError
 from ..files.terse import measure
-from ..steps.budget import fill
+from ..steps.budget import CLOSE, fill
 from ..steps.calibrate import calibration
 from ..steps.compensate import DAMPING
 from ..steps.network import NetworkQuantizer, RowScale
 from ..steps.plan import Plan
-from ..steps.sides import PairedSource, keep, left_out, prepare_batch_norm, why_kept
+from ..steps.sides import PairedSource, left_out, prepare_batch_norm, why_kept
 from ..steps.synthesize import guess_shape, has_statistics, synthesize
 from ..steps.tune import tuned
 
 DEFAULT_BITS = 4.0
+ROUNDS = 4  # of filling a budget and tuning
 REAL_DAMPING = 0.03  # of moments of real inputs: better below 1 bit, equal above (docs/design/0007)
 
 
@@ -141,16 +142,28 @@ class Vlcq(Method):
                 made[c] = dict(plan.entries(c))
             return iter(made[c].items())
 
-        less = 0  # bytes to leave for tuned numbers, which take a few more
-        while True:
-            found = dict(entries(self._step(plan, entries, around, less)))
-            if self.calibrate and self.tune:
-                assert plan.network is not None and task is not None
-                found = self._tuned(plan.network, found, around, task)
-            over = 0 if self.max_bytes is None else measure(iter(found.items()), around) - self.max_bytes
-            if over <= 0:
+        best: dict[str, Entry] = {}
+        most = more = 0  # bytes: of the best, and that tuned numbers take more than the others
+        for _ in range(ROUNDS):
+            try:
+                plain = dict(entries(self._step(plan, entries, around, more)))
+            except BudgetError:
+                if best:
+                    break
+                raise
+            if task is None or not (self.calibrate and self.tune):
+                return plain
+            assert plan.network is not None
+            found = self._tuned(plan.network, plain, around, task)
+            if self.max_bytes is None:
                 return found
-            less += over
+            best, size = best or plain, measure(iter(found.items()), around)
+            if most < size <= self.max_bytes:
+                best, most = found, size
+            more = size - measure(iter(plain.items()), around)
+            if more == 0 or CLOSE * self.max_bytes <= size <= self.max_bytes:
+                break
+        return best
 
     def _step(
         self, plan: Plan, entries: Callable[[float], Iterator[tuple[str, Entry]]], around: CompressedModel, less: int
@@ -169,16 +182,13 @@ class Vlcq(Method):
         self, network: NetworkQuantizer, found: dict[str, Entry], around: CompressedModel, task: Task
     ) -> dict[str, Entry]:
         """`found` with batch norm and biases tuned on the calibration images."""
-        vectors = {
-            name: entry
+        vectors = [
+            name
             for name, entry in found.items()
             if isinstance(entry, KeptTensor) and len(entry.shape) < 2 and left_out(name, self) is None
-        }
+        ]
         model = replace(around, tensors=found)
-        better = tuned(network.module, model, list(vectors), network.inputs, task, self.tune, self.seed)
-        return found | {
-            name: keep(value.to(vectors[name].dtype), vectors[name].reason, self.side) for name, value in better.items()
-        }
+        return found | tuned(network.module, model, network.inputs, task, vectors, self.tune, self.seed)
 
     def _inputs(self, module: nn.Module, task: Task | None) -> Tensor | None:
         """Inputs to compensate errors on: calibration data if asked for, else synthesised; None if impossible."""

@@ -1,13 +1,12 @@
 """The one training loop: deterministic by seed, resumable at any step, and stopped by the first NaN."""
 
 import math
-import random
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import Any, cast
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -17,6 +16,7 @@ from ..errors import InputError, TrainingError
 from ..progress import progress
 from .evaluate import checked_batch, evaluate
 from .processes import Processes
+from .randomness import random_state, restore, seed_all, seeded
 from .run import Run
 
 MOMENTUM = 0.9
@@ -40,6 +40,7 @@ class Schedule:
     compile: bool = False
 
 
+@seeded(0)  # every epoch has its own seed
 def fit(
     module: nn.Module,
     task: Task,
@@ -83,7 +84,7 @@ def fit(
     def checkpoint() -> None:
         if run is not None and processes.rank == 0:
             state = {"model": module.state_dict(), "optimizer": optimizer.state_dict(), "step": step}
-            run.save({**(around or {}), **state, "random": _random_state()})
+            run.save({**(around or {}), **state, "random": random_state()})
 
     module.train()
     if saved is None:
@@ -95,7 +96,7 @@ def fit(
         for _ in range(skip):
             next(shared)
         if skip and saved is not None:
-            _restore(saved["random"])
+            restore(saved["random"])
         for batch in shared:
             inputs, targets = checked_batch(batch, "train")
             rate = schedule.lr * (1 + math.cos(math.pi * step / total)) / 2
@@ -156,15 +157,21 @@ def distance(outputs: Tensor, wanted: Tensor) -> Tensor:
 
 def _validate(module: nn.Module, task: Task) -> float:
     """The mean score on the validation split (NaN without labels); leaves module and random states as they were."""
-    state = _random_state()
+    state = random_state()
     labelled = not isinstance(next(iter(task.split("validation")), None), Tensor)
     found = evaluate(module, task, "validation").metric if labelled else None
-    _restore(state)
+    restore(state)
     return math.nan if found is None else found.mean
 
 
+def classifies(task: Task) -> bool:
+    """Whether the loss of the task is cross-entropy."""
+    loss = task.loss.func if isinstance(task.loss, partial) else task.loss
+    return loss is F.cross_entropy or isinstance(loss, nn.CrossEntropyLoss)
+
+
 def _check_labels(task: Task, outputs: Tensor, targets: Tensor) -> None:
-    if task.loss is F.cross_entropy and outputs.dim() == 2 and targets.dim() == 1 and targets.numel():
+    if classifies(task) and outputs.dim() == 2 and targets.dim() == 1 and targets.numel():
         low, high, classes = int(targets.min()), int(targets.max()), outputs.shape[1]
         if low < 0 or high >= classes:
             raise InputError(
@@ -216,27 +223,3 @@ def _not_finite(loss: float, step: int, total: int, run: Run | None) -> str:
         f"the loss is {loss} or a gradient is not finite at step {step + 1} of {total}: training stopped before it "
         f"changed a weight; {kept}. Check the data for NaN, lower --lr, or set --clip-grad 1"
     )
-
-
-def seed_all(seed: int) -> None:
-    """Seed the global generators of torch, Python and numpy."""
-    torch.manual_seed(seed)
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-
-
-def _random_state() -> dict[str, Any]:
-    kind, numbers, *rest = np.random.get_state()
-    numpy = [str(kind), torch.from_numpy(np.asarray(numbers, np.int64)), *rest]
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-    return {"torch": torch.get_rng_state(), "python": random.getstate(), "numpy": numpy, "cuda": cuda}
-
-
-def _restore(state: Mapping[str, Any]) -> None:
-    torch.set_rng_state(state["torch"])
-    version, numbers, gauss = state["python"]
-    random.setstate((version, tuple(numbers), gauss))
-    kind, numbers, *rest = state["numpy"]
-    np.random.set_state((kind, numbers.numpy().astype(np.uint32), *rest))
-    if state["cuda"]:
-        torch.cuda.set_rng_state_all(state["cuda"])

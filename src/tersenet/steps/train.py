@@ -30,9 +30,10 @@ from ..quantizers.project import Rule
 from ..quantizers.quantizer import Quantizer
 from ..quantizers.weight import Remedy
 from .batchnorm import reestimate
-from .fit import Schedule, fit, inputs_of, samples, seed_all
+from .fit import Schedule, fit, inputs_of, samples
 from .layers import BATCH_NORMS, Layer, find_layers, frozen
 from .processes import Processes
+from .randomness import seeded
 from .run import Run, run_of
 from .sides import batch_norms, check_finite, keep, pair, why_kept
 
@@ -202,8 +203,8 @@ class TrainedMethod(Method):
         for stage in range(first, len(stages)):
             base = {name: value.clone() for name, value in network.state_dict().items()}
             bits, train = stages[stage], inputs_of(task.split("train"), processes.device)
-            seed_all(self.seed)
-            method.attach(network, source.specs, train, bits, source.aliases)
+            with seeded(self.seed):
+                method.attach(network, source.specs, train, bits, source.aliases)
             if saved is not None and "finished" in saved:
                 network.load_state_dict(saved["model"])
                 network.eval()
@@ -226,8 +227,8 @@ class TrainedMethod(Method):
                 network = deepcopy(module).float().to(processes.device)
                 network.load_state_dict(latent)
                 continue
-            seed_all(self.seed)
-            finish(network, inputs_of(task.split("train"), processes.device))
+            with seeded(self.seed):
+                finish(network, inputs_of(task.split("train"), processes.device))
             if folder is not None and processes.rank == 0:
                 state = {"stage": stage, "base": base, "model": network.state_dict()}
                 folder.save({**state, "finished": attach.latent_state(network)})

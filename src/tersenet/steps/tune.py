@@ -1,17 +1,18 @@
 """What is not quantised (batch norm, biases) is tuned to the outputs of the original network."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from copy import deepcopy
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..core.model import CompressedModel
+from ..core.model import CompressedModel, KeptTensor
 from ..core.task import Task
-from ..errors import InputError
 from ..progress import progress
-from .fit import distance
+from .fit import classifies, distance
+from .sensitivity import first_tensor
 
 BATCH = 32
 RATE = 0.01  # of Adam at the start, relative to the mean magnitude of a parameter; falls to 0 in a line
@@ -20,53 +21,61 @@ LEAST = 1e-3  # magnitude that a parameter is taken to have at least
 
 
 def tuned(
-    module: nn.Module, model: CompressedModel, names: Sequence[str], inputs: Tensor, task: Task, epochs: int, seed: int
-) -> dict[str, Tensor]:
-    """The parameters `names` of `model` after some epochs on `inputs`; nothing if that does not help on held-out ones.
+    module: nn.Module, model: CompressedModel, inputs: Tensor, task: Task, names: list[str], epochs: int, seed: int
+) -> dict[str, KeptTensor]:
+    """The tensors `names` that `model` keeps, after some epochs on `inputs`, in the precision they were kept in.
 
     The loss is the Kullback-Leibler divergence from the original outputs (cross-entropy tasks), else the squared error;
-    no targets are looked at.
-
-    **Raises** `InputError` if the network does not return one tensor.
+    no targets are looked at. Nothing is returned if what would be stored does not help on held-out inputs.
     """
     network = model.apply_to(deepcopy(module)).eval().requires_grad_(False)
     known = dict(network.named_parameters(remove_duplicate=False))
-    chosen = {name: known[name].requires_grad_() for name in names if name in known}
-    count = len(inputs) // HELD
-    if not chosen or not count:
+    chosen = {n: known[n].requires_grad_() for n in names if n in known and known[n].is_floating_point()}
+    generator = torch.Generator().manual_seed(seed)
+    held, seen = torch.randperm(len(inputs), generator=generator).tensor_split([len(inputs) // HELD])
+    if not chosen or not len(held):
         return {}
-    batches, wanted = inputs.split(BATCH), []
     with torch.no_grad():
-        for batch in batches:
-            wanted.append(_outputs(module, batch))
-    targets = torch.cat(wanted)
-    loss: Callable[[Tensor, Tensor], Tensor] = distance if task.loss is F.cross_entropy else F.mse_loss
+        targets = torch.cat([first_tensor(module(batch)).float() for batch in inputs.split(BATCH)])
+    loss: Callable[[Tensor, Tensor], Tensor] = distance if classifies(task) else F.mse_loss
 
-    def held() -> float:
+    def lost() -> float:
         with torch.no_grad():
-            outputs = torch.cat([_outputs(network, batch) for batch in inputs[-count:].split(BATCH)])
-            return float(loss(outputs, targets[-count:]))
+            outputs = torch.cat([first_tensor(network(inputs[part])).float() for part in held.split(BATCH)])
+            return float(loss(outputs, targets[held]))
 
-    before = held()
+    before = lost()
+
+    def off(part: Tensor) -> Tensor:
+        return loss(first_tensor(network(inputs[part])).float(), targets[part])
+
+    _descend(off, chosen, seen, epochs, generator)
+    found = {}
+    for name, parameter in chosen.items():
+        entry = model.tensors[name]
+        assert isinstance(entry, KeptTensor)
+        found[name] = replace(entry, tensor=parameter.detach().to(entry.tensor.dtype))
+        with torch.no_grad():
+            parameter.copy_(found[name].dequantize())
+    return found if lost() < before else {}
+
+
+def _descend(
+    loss: Callable[[Tensor], Tensor], chosen: Mapping[str, Tensor], seen: Tensor, epochs: int,
+    generator: torch.Generator,
+) -> None:  # fmt: skip
+    """Adam on the inputs numbered `seen`, in a new order every epoch."""
     rates = [RATE * max(LEAST, float(p.detach().abs().mean())) for p in chosen.values()]
     optimizer = torch.optim.Adam([{"params": [p], "lr": r} for p, r in zip(chosen.values(), rates, strict=True)])
-    generator, seen = torch.Generator().manual_seed(seed), len(inputs) - count
-    steps = [part for _ in range(epochs) for part in torch.randperm(seen, generator=generator).split(BATCH)]
+    steps = [part for _ in range(epochs) for part in seen[torch.randperm(len(seen), generator=generator)].split(BATCH)]
     for done, part in enumerate(steps):
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
             group["lr"] = rate * (1 - done / len(steps))
         optimizer.zero_grad()
-        loss(_outputs(network, inputs[part]), targets[part]).backward()
+        with torch.enable_grad():
+            found = loss(part)
+        if not found.requires_grad:  # no parameter reaches the output
+            return
+        found.backward()
         optimizer.step()
         progress("tuning batch norm and biases", done + 1, len(steps))
-    return {name: p.detach() for name, p in chosen.items()} if held() < before else {}
-
-
-def _outputs(network: nn.Module, inputs: Tensor) -> Tensor:
-    outputs = network(inputs)
-    if not isinstance(outputs, Tensor):
-        raise InputError(
-            f"the network returned a {type(outputs).__name__}; tuning needs one tensor: wrap it in a module that "
-            "returns that, or give --tune 0"
-        )
-    return outputs.float()

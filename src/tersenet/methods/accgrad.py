@@ -32,10 +32,9 @@ import torch
 from torch import nn
 
 from ..core.method import Method, RunFolder, TensorSource
-from ..core.model import Finding, KeptTensor, Piece
+from ..core.model import Finding, Piece
 from ..core.task import Task
 from ..errors import BudgetError, InputError, UsageError
-from ..files.terse import stored_size
 from ..progress import progress
 from ..quantizers import attach
 from ..quantizers.fixed import WIDEST, MixedFixedPoint
@@ -146,7 +145,7 @@ class AccGrad(Method):
         if not found:
             raise UsageError("layer_bits names every tensor, so there is nothing to choose: use another method")
         record(network)
-        beside = self._beside(network, source)
+        beside = Beside.of(self._pieces(network, source))
         if saved is not None and "finished" in saved:
             network.load_state_dict(saved["model"])
             network.eval()
@@ -172,10 +171,10 @@ class AccGrad(Method):
             self._cluster(network, found, beside, task)
         values = scores(found, self.signal)
         if self.target_ratio is not None:
-            prune_to(found, self._beside(network, source), values, self.target_ratio)
+            prune_to(found, Beside.of(self._pieces(network, source)), values, self.target_ratio)
         with seeded(self.seed):
             finish(network, inputs_of(task.split("train"), processes.device))
-        beside = self._beside(network, source)
+        beside = Beside.of(self._pieces(network, source))
         if self.target_ratio is not None:
             prune_to(found, beside, values, self.target_ratio)  # again, if what is kept has grown
         yield from self._pieces(network, source)
@@ -295,8 +294,3 @@ class AccGrad(Method):
             else:
                 why = left_out(name, self) or "no weight or bias of a layer"
                 yield name, keep(paired.read(name).to("cpu", spec.dtype), why, self.side)
-
-    def _beside(self, network: nn.Module, source: TensorSource) -> Beside:
-        """What is kept."""
-        kept = [entry for _, entry in self._pieces(network, source) if isinstance(entry, KeptTensor)]
-        return Beside(4 * sum(e.tensor.numel() for e in kept), sum(stored_size(e) for e in kept))

@@ -4,13 +4,15 @@ The ratio is that of all tensors: fp32 bytes over those of the CSR accounting of
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from ..core.model import KeptTensor, Piece
 from ..errors import BudgetError
+from ..files.terse import stored_size
 from ..report.size import csr_bits, tag_bits
 from .signal import Part, give
 
@@ -20,6 +22,12 @@ class Beside(NamedTuple):
 
     fp32: int = 0
     stored: int = 0
+
+    @classmethod
+    def of(cls, pieces: Iterable[Piece]) -> "Beside":
+        """What is kept among `pieces`."""
+        kept = [entry for _, entry in pieces if isinstance(entry, KeptTensor)]
+        return cls(4 * sum(entry.tensor.numel() for entry in kept), sum(map(stored_size, kept)))
 
     def ratio(self, tensors: Sequence[tuple[tuple[int, ...], Mapping[int, int]]]) -> float:
         """The ratio with `tensors`: shapes, and non-zeros by width."""

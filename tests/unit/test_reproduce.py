@@ -4,9 +4,11 @@ import json
 import os
 import random
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -90,14 +92,25 @@ def test_auto_killed_at_random_moments_ends_with_the_same_file(checkpoint: Path,
                "--max-drop", "6", "-o"]  # fmt: skip
     whole, cut = tmp_path / "whole.terse", tmp_path / "cut.terse"
     quiet: Any = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    began = time.monotonic()
     subprocess.run([*command, str(whole)], check=True, **quiet)
-    seconds, moments, killed = time.monotonic() - began, random.Random(0), 0
-    for _ in range(4):
+    moments, total = random.Random(0), logged(whole)
+    for part in (0.1, 0.4, 0.7):
         started = subprocess.Popen([*command, str(cut)], **quiet)
-        time.sleep(moments.uniform(0.2, 0.8) * seconds)
-        killed += started.poll() is None
+        while logged(cut) < part * total:
+            time.sleep(0.05)
+        time.sleep(moments.uniform(0, 2))
+        assert started.poll() is None and logged(cut) < total
         started.send_signal(signal.SIGKILL)
         started.wait()
     subprocess.run([*command, str(cut)], check=True, **quiet)
-    assert killed and cut.read_bytes() == whole.read_bytes()
+    assert cut.read_bytes() == whole.read_bytes() and logged(cut) == total
+
+
+def logged(output: Path) -> int:
+    """How many trials a search has finished."""
+    log = output.with_name(f"{output.name}.search") / "trials.sqlite"
+    try:
+        with closing(sqlite3.connect(f"file:{log}?mode=ro", uri=True)) as base:
+            return int(base.execute("SELECT count(*) FROM trials").fetchone()[0])
+    except sqlite3.OperationalError:  # not there yet
+        return 0

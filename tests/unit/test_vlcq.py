@@ -144,7 +144,7 @@ def test_the_networks_code_helps_at_equal_bytes(checkpoint: Path, network: nn.Mo
         if module is None and bn == "fold":
             continue
         small = tersenet.compress(
-            checkpoint, "vlcq", module=module, target_bits=1.5, bn=bn, images=48, synthesis_steps=50
+            checkpoint, "vlcq", module=module, target_bits=1.5, bn=bn, images=32, synthesis_steps=30
         )
         decoded = small.apply_to(copy.deepcopy(reference))
         with torch.no_grad():

@@ -43,6 +43,14 @@ def test_the_command_prints_a_table_and_writes_bits_that_compress_takes(
     assert "conv3.weight" in capsys.readouterr().out and (tmp_path / "x.png").stat().st_size > 1000
 
 
+def test_other_scores_rank_the_same_layers(network: nn.Module, task: Task) -> None:
+    found = {kind: [row.score for row in survey(network, task, 2, kind)] for kind in ("sensitivity", "random")}
+    alone = [row.loss_alone for row in survey(network, task, 2, "fisher")]
+    assert found["sensitivity"] == pytest.approx(alone, abs=0.1 * max(alone))
+    assert found["random"] == [row.score for row in survey(network, task, 4, "random")]
+    assert len(set(found["random"])) == len(alone)
+
+
 @pytest.mark.parametrize("flags", [["--bits", "9"], ["-o", "x.json"], ["--score", "magic"]], ids=str)
 def test_wrong_usage_is_exit_code_2(flags: list[str], checkpoint: Path) -> None:
     assert run("sensitivity", str(checkpoint), "--model", "digits", "--task", "digits", *flags) == 2

@@ -17,6 +17,8 @@ class Score(StrEnum):
     imprint = "imprint"
     fisher = "fisher"
     hessian = "hessian"
+    sensitivity = "sensitivity"
+    random = "random"
 
 
 def command(

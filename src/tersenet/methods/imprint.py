@@ -12,7 +12,6 @@ imprinting order reversed. `optimum` instead of the ladder minimises `sum(score 
 Needs the network's code, labelled training data, a calibration split with every class, and a validation split.
 """
 
-import random
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
@@ -24,12 +23,11 @@ from ..core.task import Task
 from ..errors import InputError, UsageError
 from ..quantizers.bases import first_rounding
 from ..steps.allocate import average, ladder, optimum
-from ..steps.importance import Batch, fisher, hessian, imprint, loss_increase, rank
+from ..steps.importance import Batch, imprint, rank
 from ..steps.layers import find_layers, frozen
 from ..steps.sides import why_kept
+from ..steps.survey import scores_of
 from ..steps.train import TrainedMethod
-
-BATCHES = 4  # that curvature is measured on
 
 
 @dataclass(frozen=True)
@@ -100,17 +98,10 @@ class Imprinted(TrainedMethod):
             sign = 1 if self.score == "imprint" else -1
             scores = {name: sign * found.scores().get(name, 0.0) for name in names}
             details = {"accuracies": found.accuracies, "gains": found.gains, "intervals": found.intervals}
-        elif self.score == "fisher":
-            scores = fisher(network, task, names, batches[:BATCHES])
-        elif self.score == "hessian":
-            scores = hessian(network, task, names, batches[:BATCHES], self.seed)
-        elif self.score == "sensitivity":
+        else:
             low = min(self.rungs)
             rounded = {name: first_rounding(self.kind, network.get_parameter(name).detach(), low) for name in names}
-            scores = loss_increase(network, task, rounded, batches[:BATCHES])
-        else:
-            generator = random.Random(self.seed)
-            scores = {name: generator.random() for name in names}
+            scores = scores_of(self.score, network, task, names, self.seed, rounded)
         return scores, details
 
     def _losses(

@@ -1,6 +1,7 @@
 """Layer by layer: what quantising costs, when only this layer is quantised and when only it is kept."""
 
-from collections.abc import Sequence
+import random
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +12,7 @@ from ..errors import InputError
 from ..progress import progress
 from ..quantizers.bases import BASES, first_rounding
 from .calibrate import calibration
-from .importance import Batch, fisher, hessian, imprint, replaced
+from .importance import Batch, fisher, hessian, imprint, loss_increase, replaced
 from .layers import find_layers, frozen
 
 BATCHES = 4  # that curvature is measured on
@@ -33,13 +34,21 @@ class LayerCost:
     agreement_kept: float
 
 
-def scores_of(kind: str, module: nn.Module, task: Task, names: Sequence[str], seed: int) -> dict[str, float]:
-    """The score of every weight in `names`: "imprint", "fisher" or "hessian"."""
+def scores_of(
+    kind: str, module: nn.Module, task: Task, names: Sequence[str], seed: int, rounded: Mapping[str, Tensor]
+) -> dict[str, float]:
+    """The score of every weight in `names`: "imprint", "fisher", "hessian", "sensitivity" (what the loss rises by where
+    only this weight is as in `rounded`) or "random"."""
     batches = list(task.split("calibration"))
     if kind == "imprint":
         found = imprint(module, batches, task.split("validation"), seed).scores()
         return {name: found.get(name, float("nan")) for name in names}
+    if kind == "random":
+        generator = random.Random(seed)
+        return {name: generator.random() for name in names}
     chosen = batches[:BATCHES]
+    if kind == "sensitivity":
+        return loss_increase(module, task, rounded, chosen)
     return fisher(module, task, names, chosen) if kind == "fisher" else hessian(module, task, names, chosen, seed)
 
 
@@ -55,9 +64,9 @@ def survey(module: nn.Module, task: Task, bits: int = 4, kind: str = "imprint", 
         names = list(dict.fromkeys(layer.weight for layer in find_layers(module, batches[0][0][:2])))
     if not names:
         raise InputError(f"{type(module).__name__} runs no convolution or linear layer: there is nothing to survey")
-    scores = scores_of(kind, module, task, names, seed)
+    rounded = {name: first_rounding(BASES["uniform"], module.get_parameter(name).detach(), bits) for name in names}
+    scores = scores_of(kind, module, task, names, seed, rounded)
     with frozen(module):
-        rounded = {name: first_rounding(BASES["uniform"], module.get_parameter(name).detach(), bits) for name in names}
         reference = [module(inputs) for inputs, _ in batches]
         base = _measure(module, task, batches, reference)
         rows = []

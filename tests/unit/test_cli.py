@@ -144,3 +144,10 @@ def test_a_users_own_network_and_metric_work_from_outside_the_repository(tmp_pat
         done = subprocess.run([*tersenet, *command], cwd=tmp_path, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["agreement"]["n"] == 250
+
+
+@pytest.mark.parametrize(("text", "value"), [("True", True), ("false", False), ("None", None), ("3", 3), ("a", "a")])
+def test_arguments_of_models_and_tasks_are_read_as_python_or_json(text: str, value: object) -> None:
+    from tersenet.cli.factory import _keywords
+
+    assert _keywords([f"x={text}"]) == {"x": value}

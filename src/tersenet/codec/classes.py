@@ -12,7 +12,7 @@ from .stream import CodecError
 from .symbols import Kind, Values, fits
 from .table import Ints
 
-WIDEST = 32
+MOST_BITS = 32
 
 
 def classes_of(codes: Values) -> npt.NDArray[np.int8]:
@@ -25,7 +25,7 @@ def classes_of(codes: Values) -> npt.NDArray[np.int8]:
     return (np.sign(codes) * bits).astype(np.int8)
 
 
-def merged(values: Ints, counts: Ints) -> tuple[Ints, Ints, int]:
+def class_histogram(values: Ints, counts: Ints) -> tuple[Ints, Ints, int]:
     """The histogram of classes for a histogram of values, and how many low bits are stored."""
     every = classes_of(values)
     kinds, inverse = np.unique(every, return_inverse=True)
@@ -45,7 +45,7 @@ def pack_low(codes: Values, classes: npt.NDArray[np.int8]) -> bytes:
 
 def unpack_low(data: bytes, classes: npt.NDArray[np.int8], kind: Kind) -> Values:
     """The integers. **Raises** `CodecError` if bytes are too few or too many, or a value does not fit `kind`."""
-    if classes.size and max(-int(classes.min()), int(classes.max())) > WIDEST:
+    if classes.size and max(-int(classes.min()), int(classes.max())) > MOST_BITS:
         raise CodecError(f"classes from {classes.min()} to {classes.max()}")
     values, bits, at = np.clip(classes, -1, 1).astype(kind), np.abs(classes), 0
     for n in range(2, 1 + int(bits.max(initial=0))):

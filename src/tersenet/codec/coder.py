@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from . import kernels
 from .choice import SAMPLE, choose, choose_trellis, group_counts
-from .classes import classes_of, merged, pack_low, unpack_low
+from .classes import class_histogram, classes_of, pack_low, unpack_low
 from .packed import packed, raw_bits, unpacked
 from .stream import CLASSES, RANS, RAW, ZSTD, CodecError, Stream, get_varint, put_varint
 from .symbols import Kind, Model, Values, constant_params, cut, fits, parse, read_exceptions, window_symbols
@@ -25,8 +25,8 @@ WORTH = 7  # the least range of integers that classes are tried for
 def encode(codes: Values, *, effort: str = "fast", chunk_symbols: int = 1 << 20) -> Stream:
     """Encode int8, int16 or int32 `codes` with the coder of the lowest estimated cost.
 
-    Arrays of a wide range are also tried as size classes, a 2-D array as a trellis path, column after column. With
-    `effort="best"` zstd is tried too.
+    A 2-D array is also tried as a trellis path, column after column, and what is not nearly constant as size classes,
+    which are taken where they are smaller. With `effort="best"` zstd is tried too.
 
     >>> decode(encode(np.array([[1, -1], [0, 1]], np.int8)), (2, 2)).tolist()
     [[1, -1], [0, 1]]
@@ -125,7 +125,7 @@ def _classes(flat: Values, values: Ints, counts: Ints, size: int, chunk_symbols:
     if the first of many integers take less so."""
     if int(values[-1] - values[0]) < WORTH:
         return None
-    kinds, kind_counts, low = merged(values, counts)
+    kinds, kind_counts, low = class_histogram(values, counts)
     if len(kinds) == 1:
         return None
     if choose(kinds, kind_counts, np.zeros(0, np.int64))[1] + low * 256 > size * 8 * (256 + 16):

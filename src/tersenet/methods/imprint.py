@@ -99,8 +99,8 @@ class Imprinted(TrainedMethod):
             scores = {name: sign * found.scores().get(name, 0.0) for name in names}
             details = {"accuracies": found.accuracies, "gains": found.gains, "intervals": found.intervals}
         else:
-            low = min(self.rungs)
-            rounded = {name: first_rounding(self.kind, network.get_parameter(name).detach(), low) for name in names}
+            low, wanted = min(self.rungs), names if self.score == "sensitivity" else []
+            rounded = {name: first_rounding(self.kind, network.get_parameter(name).detach(), low) for name in wanted}
             scores = scores_of(self.score, network, task, names, self.seed, rounded)
         return scores, details
 

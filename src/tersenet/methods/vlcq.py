@@ -10,9 +10,9 @@ No fixed code width, no clipping, no data; the step decides the rate (VLCQ, Futu
   follows its measured sensitivity, rows are scaled by theirs (free of charge where the following batch norm is written
   as a pair), and errors are compensated in GPTQ order on the inputs that the quantised network itself sees.
 
-Dead zones (rate-distortion-optimised rounding), dependent quantisation and re-fitted batch norms were measured and
-lost: see docs/design/0006. Needs nothing but the weights; `--calibrate` uses the task's calibration split instead of
-synthesis.
+Dead zones (rate-distortion-optimised rounding), dependent quantisation and batch norm re-fitted to its old statistics
+were measured and lost: see docs/design/0006. Needs nothing but the weights; `--calibrate` uses the task's calibration
+split instead of synthesis, and tunes batch norm and biases to the outputs of the original (docs/design/0007).
 """
 
 import warnings
@@ -82,7 +82,7 @@ class Vlcq(Method):
         return replace(self, nominal_bits=rate, target_bits=None, max_bytes=None)
 
     def work(self, task: Task | None) -> float:
-        """Inputs are synthesised, and seen by every layer three times."""
+        """Inputs are synthesised or tuned on, and seen by every layer three times."""
         return self.images * (100.0 + 3 * (self.tune if self.calibrate else self.synthesis_steps))
 
     def compress(

@@ -46,10 +46,10 @@ def tuned(
 
     before = lost()
 
-    def off(part: Tensor) -> Tensor:
+    def error(part: Tensor) -> Tensor:
         return loss(first_tensor(network(inputs[part])).float(), targets[part])
 
-    _descend(off, chosen, seen, epochs, generator)
+    _descend(error, chosen, seen, epochs, generator)
     found = {}
     for name, parameter in chosen.items():
         entry = model.tensors[name]

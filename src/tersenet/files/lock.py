@@ -1,0 +1,101 @@
+"""A lock between processes: a file that one process holds at a time, and that the end of the process lets go of."""
+
+import errno
+import fcntl
+import json
+import os
+import socket
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from ..errors import OutputError
+
+NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # what filesystems without locks answer
+_held: dict[int, Path] = {}  # open lock files of this process, which a forked child must not hold on to
+
+
+@contextmanager
+def locked(path: str | Path, what: str) -> Iterator[None]:
+    """Hold the lock file `path` (its folder exists) while the body runs; it is gone afterwards, also after a kill -9
+    as far as the next process is concerned.
+
+    `what` is what the lock guards, as the message calls it. The lock is `flock` on the file, so a dead process holds
+    nothing; its number and host are written inside for the message only. Where the filesystem has no locks, a warning
+    says so and the body runs.
+
+    **Raises** `OutputError` if another process (or another thread of this one) holds it, or the file cannot be made.
+    """
+    path = Path(path)
+    descriptor = _take(path, what)
+    owner = os.getpid()
+    _held[descriptor] = path
+    try:
+        yield
+    finally:
+        if os.getpid() == owner:
+            del _held[descriptor]
+            with suppress(OSError):
+                path.unlink()
+            os.close(descriptor)
+
+
+def _take(path: Path, what: str) -> int:
+    """The descriptor of the locked file. The one before us may delete the file while we wait to lock it: then again."""
+    while True:
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
+        except (OSError, ValueError) as error:
+            raise OutputError(f"{what} cannot be locked: {path}: {error}") from error
+        try:
+            _flock(descriptor, what)
+            if _is_at(descriptor, path):
+                os.ftruncate(descriptor, 0)
+                os.write(descriptor, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode())
+                return descriptor
+            os.close(descriptor)
+        except BlockingIOError:
+            holder = _holder(descriptor)
+            os.close(descriptor)
+            raise OutputError(
+                f"{what} is in use by {holder}: wait until it has ended, or give another output"
+            ) from None
+        except OSError as error:
+            os.close(descriptor)
+            raise OutputError(f"{what} cannot be locked: {path}: {error.strerror or error}") from error
+
+
+def _flock(descriptor: int, what: str) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        warnings.warn(f"this filesystem has no locks: see to it that nothing else uses {what}", stacklevel=5)
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(path, follow_symlinks=False))
+    except FileNotFoundError:
+        return False
+
+
+def _holder(descriptor: int) -> str:
+    try:
+        found = json.loads(os.read(descriptor, 1000))
+        return f"process {int(found['pid'])} on {str(found['host'])[:100]}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "another process"
+
+
+def _let_go() -> None:
+    """In a forked child: close the lock files, which would stay locked as long as the child lives."""
+    for descriptor in _held:
+        with suppress(OSError):
+            os.close(descriptor)
+    _held.clear()
+
+
+os.register_at_fork(after_in_child=_let_go)

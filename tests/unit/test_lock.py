@@ -18,9 +18,9 @@ from tersenet.files.lock import locked
 def test_a_second_holder_is_told_who_holds_the_lock(tmp_path: Path) -> None:
     path = tmp_path / "lock"
     with locked(path, "the search of x.terse"):
-        with pytest.raises(OutputError, match=f"the search of x.terse is in use by process {os.getpid()} on"):
-            with locked(path, "the search of x.terse"):
-                pass
+        held = f"the search of x.terse is in use by process {os.getpid()} on"
+        with pytest.raises(OutputError, match=held), locked(path, "the search of x.terse"):
+            pass
         assert json.loads(path.read_text())["pid"] == os.getpid()
     assert os.listdir(tmp_path) == []
     with locked(path, "again"):

@@ -15,7 +15,7 @@ from .core.method import Method, RunFolder, TensorSource
 from .core.model import CompressedModel, KeptTensor, Module
 from .core.task import Task
 from .errors import UsageError
-from .files.atomic import check_free
+from .files.atomic import check_output
 from .files.checkpoint import open_checkpoint, open_module
 from .files.terse import load as open_terse
 from .files.terse import write
@@ -71,9 +71,10 @@ def compress_file(
     `run` is where a training keeps its checkpoints, and what it starts from. Only the main one of several processes
     writes; the others return 0.
 
-    **Raises** what `compress` raises, and `OutputError` (before any work if `output` exists and `force` is not given).
+    **Raises** what `compress` raises, and `OutputError` (before any work if `output` is what is read, or exists and
+    `force` is not given).
     """
-    check_free(output, force=force)
+    check_output(output, path, force=force)
     source, network = prepared(path, module)
     check_method(method, source, run)
     pieces = method.compress(source, network, task and task.for_method(), run)

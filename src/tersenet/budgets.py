@@ -21,7 +21,7 @@ from .core.method import Method, RunFolder
 from .core.model import Piece
 from .core.task import Task
 from .errors import BudgetError, TersenetError, UsageError
-from .files.atomic import check_free
+from .files.atomic import check_output
 from .files.checkpoint import open_checkpoint
 from .files.terse import write
 from .methods import get
@@ -226,7 +226,7 @@ def _search(
     folder = output.with_name(output.name + ".search")
     if force and (folder / LOG).is_file():
         shutil.rmtree(folder)
-    check_free(output, force=force or _own(output, folder / LOG))
+    check_output(output, path, force=force or _own(output, folder / LOG))
     shop = _Workshop(path, module, task, effort, folder)
     described = {"input": shop.source.digest(), "target": asdict(target), "task": named, "data": _digest(shop.judged)}
     folder.mkdir(exist_ok=True)

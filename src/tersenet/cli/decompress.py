@@ -21,8 +21,10 @@ def command(
     if form not in ("values", "codes"):
         raise UsageError(f"--as is {form!r}; it may be values or codes")
     from ..api import load
+    from ..files.atomic import check_output
     from ..files.restore import write_checkpoint
 
+    check_output(output, file, force=force)
     model = load(file, max_output=max_output)
     with progress_bar():
         write_checkpoint(model, output, force=force, codes=form == "codes")

@@ -27,13 +27,13 @@ def command(
     import torch
 
     from ..api import compress, load
-    from ..files.atomic import check_free
+    from ..files.atomic import check_output
     from ..files.terse import save
     from ..lab import digits
     from ..lab.models import build
     from ..steps.evaluate import evaluate
 
-    check_free(output, force=force)
+    check_output(output, force=force)
     torch.manual_seed(0)
     task = digits.make_task()
     rows: list[dict[str, object]] = []

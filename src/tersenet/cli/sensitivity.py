@@ -38,7 +38,7 @@ def command(
     """Quantise one layer at a time, and all but one; score every layer; optionally choose bits for each."""
     from ..api import load_network
     from ..errors import UsageError
-    from ..files.atomic import replacing_file
+    from ..files.atomic import check_output, replacing_file
     from ..steps.allocate import average, ladder
     from ..steps.importance import rank
     from ..steps.survey import survey
@@ -48,6 +48,8 @@ def command(
         raise UsageError(f"--bits is {bits}; it may be 2 to 8")
     if output is not None and average_bits is None:
         raise UsageError("--output writes the bits of layers: give --average-bits")
+    if output is not None:
+        check_output(output, checkpoint, force=force)
     network = load_network(checkpoint, make_model(model, model_arg or []))
     with progress_bar():
         rows = survey(network, make_task(task, task_arg or []).for_method(), bits, score.value)

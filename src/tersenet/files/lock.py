@@ -1,4 +1,4 @@
-"""A lock between processes: a file that one process holds at a time, and that the end of the process lets go of."""
+"""Locks between processes: a file or folder that one process holds at a time, and that its end lets go of."""
 
 import errno
 import fcntl
@@ -13,7 +13,7 @@ from pathlib import Path
 from ..errors import OutputError
 
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # what filesystems without locks answer
-_held: dict[int, Path] = {}  # open lock files of this process, which a forked child must not hold on to
+_ours: set[int] = set()  # descriptors that a forked child must not hold on to
 
 
 @contextmanager
@@ -29,57 +29,79 @@ def locked(path: str | Path, what: str) -> Iterator[None]:
     """
     path = Path(path)
     descriptor = _take(path, what)
-    owner = os.getpid()
-    _held[descriptor] = path
     try:
-        yield
+        with unshared(descriptor):
+            yield
     finally:
-        if os.getpid() == owner:
-            del _held[descriptor]
-            with suppress(OSError):
-                path.unlink()
+        with suppress(OSError):
+            path.unlink()
+        with suppress(OSError):
             os.close(descriptor)
 
 
+def claim(descriptor: int) -> bool:
+    """Lock an open file or folder until it is closed; False if another holds it. **Raises** `OSError` without locks."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def is_at(descriptor: int, path: Path) -> bool:
+    """Whether the open file or folder is what is at `path`."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(path, follow_symlinks=False))
+    except FileNotFoundError:
+        return False
+
+
+@contextmanager
+def unshared(descriptor: int) -> Iterator[None]:
+    """Children that are forked while the body runs get an empty file in the place of this one: they cannot keep its
+    lock when we are killed, nor write into it."""
+    _ours.add(descriptor)
+    try:
+        yield
+    finally:
+        _ours.discard(descriptor)
+
+
 def _take(path: Path, what: str) -> int:
-    """The descriptor of the locked file. The one before us may delete the file while we wait to lock it: then again."""
+    """The descriptor of the locked file. The one before us may delete the file while we lock it: then again."""
     while True:
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
         except (OSError, ValueError) as error:
             raise OutputError(f"{what} cannot be locked: {path}: {error}") from error
         try:
-            _flock(descriptor, what)
-            if _is_at(descriptor, path):
+            if not _claimed(descriptor, what):
+                raise OutputError(
+                    f"{what} is in use by {_holder(descriptor)}: wait until it has ended, or give another output"
+                )
+            if is_at(descriptor, path):
                 os.ftruncate(descriptor, 0)
                 os.write(descriptor, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode())
                 return descriptor
             os.close(descriptor)
-        except BlockingIOError:
-            holder = _holder(descriptor)
+        except OutputError:
             os.close(descriptor)
-            raise OutputError(
-                f"{what} is in use by {holder}: wait until it has ended, or give another output"
-            ) from None
+            raise
         except OSError as error:
+            with suppress(OSError):
+                path.unlink()
             os.close(descriptor)
             raise OutputError(f"{what} cannot be locked: {path}: {error.strerror or error}") from error
 
 
-def _flock(descriptor: int, what: str) -> None:
+def _claimed(descriptor: int, what: str) -> bool:
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return claim(descriptor)
     except OSError as error:
         if error.errno not in NO_LOCKS:
             raise
-        warnings.warn(f"this filesystem has no locks: see to it that nothing else uses {what}", stacklevel=5)
-
-
-def _is_at(descriptor: int, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(descriptor), os.stat(path, follow_symlinks=False))
-    except FileNotFoundError:
-        return False
+        warnings.warn(f"this filesystem has no locks: see to it that nothing else uses {what}", stacklevel=6)
+        return True
 
 
 def _holder(descriptor: int) -> str:
@@ -91,11 +113,13 @@ def _holder(descriptor: int) -> str:
 
 
 def _let_go() -> None:
-    """In a forked child: close the lock files, which would stay locked as long as the child lives."""
-    for descriptor in _held:
-        with suppress(OSError):
-            os.close(descriptor)
-    _held.clear()
+    """In a forked child."""
+    with suppress(OSError):
+        nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        for descriptor in _ours:
+            os.dup2(nothing, descriptor, inheritable=False)
+        os.close(nothing)
+    _ours.clear()
 
 
 os.register_at_fork(after_in_child=_let_go)

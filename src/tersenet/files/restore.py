@@ -48,10 +48,11 @@ def write_checkpoint(model: CompressedModel, path: str | Path, *, force: bool = 
     elif shards and target.suffix != ".safetensors":
         with replacing_folder(target, force=force) as folder:
             for shard, names in shards.items():
-                with _inside(folder, shard).open("wb") as stream:
+                with folder.file(shard) as stream:
                     write_safetensors(stream, *_as_values(model, names), metadata.get(shard))
             for name, content in model.attachments.items():
-                _inside(folder, name).write_bytes(content)
+                with folder.file(name) as stream:
+                    stream.write(content)
     else:
         with replacing_file(target, force=force) as stream:
             names = [*model.tensors, *model.aliases]
@@ -71,15 +72,6 @@ def checked_layout(model: CompressedModel) -> tuple[dict[str, list[str]], dict[s
     if not right:
         raise FormatError("the file's layout names tensors it does not have, or is no layout: use --as codes")
     return shards, metadata
-
-
-def _inside(folder: Path, name: str) -> Path:
-    """`folder / name` with its parent created. **Raises** `OutputError` if `name` leads out of the folder."""
-    path = folder / name
-    if not path.resolve().is_relative_to(folder.resolve()) or path.resolve() == folder.resolve():
-        raise OutputError(f"the file names {name!r}, which leads out of the output folder: it was not made by tersenet")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path
 
 
 Specs = dict[str, tuple[torch.dtype, torch.Size]]

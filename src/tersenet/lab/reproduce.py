@@ -17,8 +17,9 @@ from ..core.task import Task
 from ..errors import UsageError
 from ..methods import get
 from ..report.size import storage
-from ..steps.evaluate import Estimate, evaluate
+from ..steps.evaluate import evaluate
 from ..steps.fit import Schedule, fit
+from ..steps.intervals import Estimate
 from ..steps.processes import Processes
 from ..steps.run import Run
 from . import images

@@ -12,12 +12,13 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from .api import attach, compress, freeze, load, penalty
-    from .budgets import Outcome, auto, compress_within
+    from .budgets import auto, compress_within
     from .core.grid import Codebook, Uniform
     from .core.method import Method, RunFolder
     from .core.model import CompressedModel, KeptTensor, QTensor
     from .core.task import Task
     from .files.terse import save
+    from .steps.outcome import Outcome
 
 _HOMES = {
     "attach": "api",
@@ -33,7 +34,7 @@ _HOMES = {
     "KeptTensor": "core.model",
     "Uniform": "core.grid",
     "Codebook": "core.grid",
-    "Outcome": "budgets",
+    "Outcome": "steps.outcome",
     "Method": "core.method",
     "RunFolder": "core.method",
     "Task": "core.task",

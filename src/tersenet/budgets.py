@@ -1,73 +1,38 @@
 """Compressing to a budget: the best file within a number of bytes, or the smallest within a drop, by any method."""
 
-import hashlib
 import json
 import math
-import shutil
-import sqlite3
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
-from copy import deepcopy
-from dataclasses import asdict, dataclass, replace
+import warnings
+from collections.abc import Callable, Sequence
+from contextlib import closing, suppress
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from .api import check_method, load, prepared
-from .core.method import Method, RunFolder
-from .core.model import Piece
+from .core.method import Method
 from .core.task import Task
-from .errors import BudgetError, TersenetError, UsageError
+from .errors import BudgetError, OutputError, TersenetError, UsageError
 from .files.atomic import check_output
 from .files.checkpoint import open_checkpoint
-from .files.terse import write
 from .methods import get
 from .progress import OutOfTime, until
 from .steps.calibrate import calibration
-from .steps.evaluate import Estimate, Evaluation, evaluate
+from .steps.folder import SearchFolder, hash_of
+from .steps.intervals import Estimate
 from .steps.network import holdable
-from .steps.search import Search, Target, Verdict
+from .steps.outcome import Outcome
+from .steps.search import Search
 from .steps.sides import batch_norms
-from .steps.trials import Trial, Trials, key_of
+from .steps.target import Target
+from .steps.trials import Trials
+from .workshop import VALIDATION, Workshop
 
 Step = Callable[[Search], None]
 Say = Callable[[str], None]
-LOG = "trials.sqlite"
-VALIDATION = "validation"
 MOST_IMAGES = 4096  # that auto calibrates on
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a search found: the best trial, all trials, why it ended ("finished", "out of time", "interrupted"), the
-    drop on the test split in points, and how many looks this search has taken at the test split."""
-
-    best: Trial
-    target: Target
-    trials: list[Trial]
-    ended: str
-    test: Estimate | None = None
-    looks: int = 0
-
-    @property
-    def verdict(self) -> Verdict:
-        """Of the best trial: on its bytes, or on the validation samples."""
-        return self.target.of(self.best)
-
-    @property
-    def test_verdict(self) -> Verdict | None:
-        """Of the test samples on a target drop."""
-        if self.test is None or self.target.max_drop is None:
-            return None
-        return self.target.verdict(self.test.low, self.test.high)
-
-    @property
-    def holds(self) -> bool:
-        """Whether the best file keeps the target (a drop: its mean on validation samples), not refuted by the test."""
-        return self.target.rank(self.best)[0] < 2 and self.test_verdict != "not met"
 
 
 def compress_within(
@@ -97,8 +62,8 @@ def compress_within(
     """
     identity = {"method": method.name, **asdict(method)}
     target = Target(max_bytes, max_drop)
-    return _search(path, output, [_step(method, max_bytes)], identity, module, task, target, time_limit, force, effort,
-                   named, say)  # fmt: skip
+    return _search(path, output, method, [_step(method, max_bytes)], identity, module, task, target, time_limit, force,
+                   effort, named, say)  # fmt: skip
 
 
 def auto(
@@ -123,7 +88,7 @@ def auto(
     first = get("rtn")().at(8)
     steps = [lambda search: search.begin(first), *(_step(method, max_bytes) for method in methods)]
     identity = {"method": "auto", "train": train}
-    return _search(path, output, steps, identity, module, task, Target(max_bytes, max_drop), time_limit, force,
+    return _search(path, output, first, steps, identity, module, task, Target(max_bytes, max_drop), time_limit, force,
                    "fast", named, say)  # fmt: skip
 
 
@@ -166,112 +131,102 @@ def _filling(method: Method, max_bytes: int) -> Step:
     return step
 
 
-class _Workshop:
-    """Makes and judges the files of a search, in `folder`."""
-
-    def __init__(self, path: str | Path, module: nn.Module | None, task: Task | None, effort: str, folder: Path):
-        self.source, self.network = prepared(path, module)
-        self.task, self.effort, self.folder = task, effort, folder
-        self.reference = None if self.network is None else deepcopy(self.network)
-        self.judged = None if module is None or task is None or task.validation is None else task
-        self.kept: tuple[str, Callable[[Method], Iterator[Piece]]] | None = None  # the last method, ready for all rates
-        began = time.perf_counter()
-        found = None if self.judged is None else self._compared(self.network, VALIDATION)
-        self.pass_seconds = (time.perf_counter() - began) / 2
-        self.samples = 0 if found is None or found.agreement is None else found.agreement.n
-
-    def folder_of(self, key: str) -> Path:
-        """Where the training of a trial is kept."""
-        return self.folder / "runs" / hashlib.sha256(key.encode()).hexdigest()[:12]
-
-    def make(self, method: Method, start: str, place: Path) -> int:
-        """Write the file of a trial; return its bytes."""
-        check_method(method, self.source, None)
-        seen = None if self.task is None else self.task.for_method()
-        if method.needs == "training":
-            kept, trains = self.folder_of(key_of(method, start)), method.sketch != method
-            run = RunFolder(kept, (kept / "run.json").is_file(), self.folder_of(start) if start else None)
-            pieces = method.compress(self.source, self.network, seen, run if trains else None)
-        else:
-            family = key_of(method.at(type(method).rates[0]))
-            if self.kept is None or self.kept[0] != family:
-                self.kept = family, method.prepared(self.source, self.network, seen)
-            pieces = self.kept[1](method)
-        return write(place, pieces, method.model(self.source, ()), force=True, effort=self.effort)
-
-    def judge(self, place: Path, split: str = VALIDATION) -> Estimate | None:
-        """The drop of a file, in points, decoded from disk."""
-        if self.judged is None or self.network is None:
-            return None
-        drop = self._compared(load(place).apply_to(deepcopy(self.network)).eval(), split).drop
-        assert drop is not None
-        return drop.times(self.judged.points)
-
-    def expect(self, method: Method) -> float:
-        """The seconds of a trial, guessed from those of a forward pass."""
-        return self.pass_seconds * (2 + method.work(self.task) / max(1, self.samples))
-
-    def _compared(self, network: nn.Module | None, split: str) -> Evaluation:
-        assert network is not None and self.judged is not None
-        return evaluate(network, self.judged, split, self.reference)
-
-
 def _search(
-    path: str | Path, output: str | Path, steps: Sequence[Step], identity: dict[str, Any], module: nn.Module | None,
-    task: Task | None, target: Target, time_limit: float | None, force: bool, effort: str, named: str, say: Say,
+    path: str | Path, output: str | Path, first: Method, steps: Sequence[Step], identity: dict[str, Any],
+    module: nn.Module | None, task: Task | None, target: Target, time_limit: float | None, force: bool, effort: str,
+    named: str, say: Say,
 ) -> Outcome:  # fmt: skip
     deadline = time.monotonic() + (math.inf if time_limit is None else time_limit)
-    output = Path(output)
     _check(target, module, task, time_limit)
-    folder = output.with_name(output.name + ".search")
-    if force and (folder / LOG).is_file():
-        shutil.rmtree(folder)
-    check_output(output, path, force=force or _own(output, folder / LOG))
-    shop = _Workshop(path, module, task, effort, folder)
-    described = {"input": shop.source.digest(), "target": asdict(target), "task": named, "data": _digest(shop.judged)}
-    folder.mkdir(exist_ok=True)
-    with closing(Trials(folder / LOG, {**identity, **described})) as trials:
-        search = Search(target, trials, output, folder, shop.make, shop.judge, hash_of, shop.expect, say)
-        ended, problem = "finished", None
-        try:
-            with until(deadline):
-                for step in steps:
-                    try:
-                        step(search)
-                    except TersenetError as error:
-                        problem = error
-                        say(f"left out: {error}")
-        except OutOfTime as stop:
-            ended = "out of time"
-            say(str(stop))
-        except KeyboardInterrupt:
-            ended = "interrupted"
-        best = search.best
-        if best is None:
-            raise problem or BudgetError(f"{ended} before the first trial was finished: allow more time")
-        outcome = Outcome(best, target, trials.all, ended)
-        if ended == "interrupted" or shop.judged is None or shop.judged.test is None or not output.is_file():
-            return outcome
-        known = trials.tested(best.digest)
-        if known is None:
-            found = shop.judge(output, "test")
-            assert found is not None
-            known = asdict(found)
-            trials.add_test(best.digest, known)
-        return replace(outcome, test=Estimate(**known), looks=trials.looks)
+    check_output(output, path, force=True)
+    output = Path(output)
+    folder = SearchFolder(output)
+    with folder.held():
+        check_output(output, path, force=force or _own(output, folder.log))
+        shop = Workshop(path, module, task, effort, folder)
+        if force and folder.log.exists():  # nothing is deleted before a first file could be made and judged
+            _prove(shop, first, deadline)
+            folder.clear()
+        described = {"input": shop.source.digest(), "target": asdict(target), "task": named,
+                     "data": shop.data}  # fmt: skip
+        with closing(Trials(folder.log, {**identity, **described})) as trials:
+            search = Search(target, trials, output, folder, shop.make, shop.judge, shop.expect, say)
+            outcome = _run(search, [*steps, Search.polish], deadline)
+            if outcome.ended == "interrupted" or shop.judged is None or shop.judged.test is None:
+                return outcome
+            return _tested(outcome, search, shop)
 
 
-def hash_of(path: Path) -> str:
-    """SHA-256 of a file."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+def _run(search: Search, steps: Sequence[Step], deadline: float) -> Outcome:
+    """All steps, or as many as there is time for. **Raises** `OutputError` if the best file is not at its place."""
+    ended, problem = "finished", None
+    try:
+        with until(deadline):
+            for step in steps:
+                try:
+                    step(search)
+                except OutputError as error:
+                    best = search.best
+                    if best is None or not search.is_there(best):
+                        raise
+                    kept = f"the best file so far ({search.describe(best)}) is at {search.output}"
+                    raise OutputError(f"{error}; {kept}, and the same command goes on") from error
+                except TersenetError as error:
+                    problem = error
+                    search.say(f"left out: {error}")
+    except OutOfTime as stop:
+        ended = "out of time"
+        search.say(str(stop))
+    except KeyboardInterrupt:
+        ended = "interrupted"
+    if (best := search.best) is None:
+        raise problem or BudgetError(f"{ended} before the first trial was finished: allow more time")
+    if not search.is_there(best):
+        raise OutputError(f"the best file is not at {search.output} ({ended}): the same command makes it again")
+    return Outcome(best, search.target, list(search.trials.all), ended)
+
+
+def _tested(outcome: Outcome, search: Search, shop: Workshop) -> Outcome:
+    """With the best file judged on the test split, from the log or now; warns where validation flatters."""
+    known = search.trials.tested(outcome.best.digest)
+    if known is None:
+        drop, original = shop.test(search.output)
+        known = {"drop": asdict(drop), "original": None if original is None else asdict(original)}
+        search.trials.add_test(outcome.best.digest, known)
+    originals = None
+    if shop.original is not None and known["original"] is not None:
+        originals = shop.original, Estimate(**known["original"])
+    better = True if shop.judged is None else shop.judged.higher_is_better
+    outcome = replace(outcome, test=Estimate(**known["drop"]), looks=search.trials.looks, originals=originals,
+                      higher_is_better=better)  # fmt: skip
+    if outcome.flattered and originals is not None:
+        warnings.warn(
+            f"the original scores {originals[0].mean:.4f} on validation and {originals[1].mean:.4f} on test: if it was "
+            "trained on the validation samples, drops on them look smaller than they are; give others",
+            stacklevel=5,
+        )
+    return outcome
+
+
+def _prove(shop: Workshop, first: Method, deadline: float) -> None:
+    """Make and judge a file as the search will, and delete it. **Raises** whatever is wrong with the call."""
+    try:
+        with until(deadline), suppress(BudgetError):  # a target that cannot be met is an outcome
+            shop.make(first.at(type(first).rates[0]).sketch, "", shop.folder.sketch)
+            shop.judge(shop.folder.sketch)
+    except OutOfTime as stop:
+        raise BudgetError(f"{stop} before the first trial was finished: allow more time") from stop
+    finally:
+        shop.folder.sketch.unlink(missing_ok=True)
 
 
 def _own(output: Path, log: Path) -> bool:
-    """Whether the file is there as the search with this log left it."""
-    if not (output.is_file() and log.is_file()):
-        return log.is_file()
-    with closing(sqlite3.connect(log)) as base:
-        return base.execute("SELECT 1 FROM trials WHERE digest = ?", (hash_of(output),)).fetchone() is not None
+    """Whether the file at the output, if there is one, is as the search with this log left it. **Raises** what `Trials`
+    does."""
+    if not log.exists():
+        return False
+    with closing(Trials(log)) as trials:
+        return output.is_file() and trials.knows(hash_of(output))
 
 
 def _check(target: Target, module: nn.Module | None, task: Task | None, time_limit: float | None) -> None:
@@ -288,13 +243,3 @@ def _check(target: Target, module: nn.Module | None, task: Task | None, time_lim
     if module is None or task is None:
         raise UsageError("--max-drop compares networks: give --model (module=) and --task (task=)")
     task.split(VALIDATION)
-
-
-def _digest(task: Task | None) -> str:
-    """What tells the samples that files are judged on from others: a hash of the first batch."""
-    if task is None:
-        return ""
-    first = next(iter(task.split(VALIDATION)), None)
-    parts = [part for part in ([first] if isinstance(first, Tensor) else first or []) if isinstance(part, Tensor)]
-    flat = (part.detach().cpu().contiguous().reshape(-1).view(torch.uint8) for part in parts)
-    return hashlib.sha256(b"".join(part.numpy().tobytes() for part in flat)).hexdigest()

@@ -6,7 +6,8 @@ from torch import nn
 
 from tersenet.core.task import Task
 from tersenet.errors import InputError
-from tersenet.steps.evaluate import estimate, evaluate
+from tersenet.steps.evaluate import evaluate
+from tersenet.steps.intervals import estimate
 
 
 class Constant(nn.Module):

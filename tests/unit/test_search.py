@@ -14,13 +14,16 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import tersenet
-from tersenet import budgets, methods
-from tersenet.budgets import compress_within, hash_of
+from tersenet import budgets, methods, workshop
+from tersenet.budgets import compress_within
 from tersenet.core.task import Task
 from tersenet.errors import BudgetError, InputError, OutputError, UsageError
 from tersenet.lab import digits
-from tersenet.steps.evaluate import evaluate, paired
-from tersenet.steps.search import Target, boundary, frontier
+from tersenet.steps.evaluate import evaluate
+from tersenet.steps.folder import hash_of
+from tersenet.steps.intervals import paired
+from tersenet.steps.search import boundary, frontier
+from tersenet.steps.target import Target
 from tersenet.steps.trials import Trial
 
 BRIEF: dict[str, dict[str, Any]] = {
@@ -50,12 +53,12 @@ def test_a_drop_is_met_undecided_or_not_met_by_its_interval() -> None:
 
 
 def test_the_interval_of_paired_results_is_never_empty_and_covers() -> None:
-    assert paired(torch.zeros(500)).high > 0
+    assert paired(torch.zeros(500), torch.zeros(500)).most > 0
     generator = torch.Generator().manual_seed(0)
     covered = 0
     for _ in range(400):
         draw = torch.rand(300, generator=generator)
-        found = paired((draw < 0.03).double() - (draw > 0.99).double())
+        found = paired((draw <= 0.99).double(), (draw >= 0.03).double())
         covered += found.low <= 0.02 <= found.high
     assert covered >= 0.93 * 400
 
@@ -67,7 +70,7 @@ def test_every_method_keeps_to_bytes_and_to_a_drop(
     bytes_ = within(checkpoint, tmp_path / "b.terse", network, task, method, max_bytes=40_000)
     assert bytes_.holds and bytes_.best.bytes == (tmp_path / "b.terse").stat().st_size <= 40_000
     drop = within(checkpoint, tmp_path / "d.terse", network, task, method, max_drop=6.0)
-    assert drop.holds and drop.verdict == "met" and drop.best.high <= 6.0
+    assert drop.holds and drop.verdict == "met" and drop.best.most <= 6.0
     judged = evaluate(tersenet.load(tmp_path / "d.terse").apply_to(copy.deepcopy(network)), task, "validation", network)
     assert judged.drop is not None and 100 * judged.drop.mean == pytest.approx(drop.best.drop)
     assert drop.best.n == judged.drop.n == 197
@@ -80,7 +83,7 @@ def test_the_smallest_file_that_keeps_the_drop_is_the_result(
     fewer = json.loads(found.best.key)["fields"].get("bits", 4) - 1
     smaller = tersenet.compress(checkpoint, "rtn", bits=fewer)
     judged = evaluate(smaller.apply_to(copy.deepcopy(network)), task, "validation", network).drop
-    assert judged is not None and 100 * judged.high > 6.0
+    assert judged is not None and 100 * judged.most > 6.0
 
 
 def test_the_test_split_is_read_once_at_the_end_and_not_again(
@@ -111,7 +114,7 @@ def test_an_interrupted_search_goes_on_to_the_same_file(
 ) -> None:
     whole = within(checkpoint, tmp_path / "whole.terse", network, task, method, max_drop=6.0)
     made: list[int] = []
-    original = budgets.write
+    original = workshop.write
 
     def stops(*given: Any, **named: Any) -> int:
         made.append(1)
@@ -119,7 +122,7 @@ def test_an_interrupted_search_goes_on_to_the_same_file(
             raise KeyboardInterrupt
         return original(*given, **named)
 
-    monkeypatch.setattr(budgets, "write", stops)
+    monkeypatch.setattr(workshop, "write", stops)
     for _ in range(4):
         outcome = within(checkpoint, tmp_path / "cut.terse", network, task, method, max_drop=6.0)
         assert hash_of(tmp_path / "cut.terse") == outcome.best.digest  # the best so far is always there

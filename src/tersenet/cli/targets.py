@@ -2,6 +2,7 @@
 
 import sys
 from dataclasses import asdict
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,7 +12,7 @@ from ..errors import UsageError
 from .output import print_json, print_table
 
 if TYPE_CHECKING:
-    from ..budgets import Outcome
+    from ..steps.outcome import Outcome
     from ..steps.trials import Trial
 
 MaxDrop = Annotated[
@@ -59,17 +60,20 @@ def report(outcome: "Outcome", output: Path, as_json: bool, seconds: float) -> N
     facts = {
         "output": str(output), "bytes": best.bytes, "method": best.name, "target": asdict(outcome.target),
         "verdict": outcome.verdict, "holds": outcome.holds, "ended": outcome.ended,
-        "validation": {"drop": best.drop, "low": best.low, "high": best.high, "n": best.n},
+        "confidence": "95 %, one-sided", "samples_needed": outcome.needed,
+        "validation": {"drop": best.drop, "least": best.least, "most": best.most, "n": best.n},
         "test": None if outcome.test is None else asdict(outcome.test), "test_verdict": outcome.test_verdict,
-        "test_looks": outcome.looks, "trials": [{"name": t.name, **asdict(t)} for t in outcome.trials],
+        "test_looks": outcome.looks, "original": _original(outcome),
+        "trials": [{"name": t.name, **asdict(t)} for t in outcome.trials],
         "seconds": round(seconds, 1), "picture": str(picture) if drawn else None,
     }  # fmt: skip
     if as_json:
         print_json(facts)
     else:
         if kept:
-            rows = [(f"{t.bytes:,}", f"{t.drop:.2f}", f"{t.low:.2f} to {t.high:.2f}", t.name) for t in kept]
-            print_table(f"frontier of {len(outcome.trials)} trials", (">bytes", ">drop", ">95 %", "by"), rows)
+            rows = [(f"{t.bytes:,}", f"{t.drop:.2f}", f"{t.most:.2f}", t.name) for t in kept]
+            columns = (">bytes", ">drop", ">at most (95 %)", "by")
+            print_table(f"frontier of {len(outcome.trials)} trials", columns, rows)
         print("\n".join(_lines(outcome, output, seconds)))
         if drawn:
             print(f"picture: {picture}")
@@ -84,18 +88,32 @@ def _lines(outcome: "Outcome", output: Path, seconds: float) -> list[str]:
     if outcome.ended != "finished":
         lines.append(f"{outcome.ended} before the search was finished: the same command goes on")
     if best.drop is not None:
-        lines.append(f"validation: drop {_interval(best.drop, best.low, best.high, best.n)}")
+        lines.append(f"validation: drop {_bounded(best.drop, best.most, best.n)}")
     if outcome.test is not None:
         test, looks = outcome.test, f"look {outcome.looks} of this search" if outcome.looks > 1 else "looked at once"
-        lines.append(f"test ({looks}): drop {_interval(test.mean, test.low, test.high, test.n)}")
+        lines.append(f"test ({looks}): drop {_bounded(test.mean, test.most, test.n)}")
         if outcome.test_verdict is not None:
             lines[-1] += f": {outcome.test_verdict}"
+    if outcome.flattered and outcome.originals is not None:
+        validation, tested = (score.mean for score in outcome.originals)
+        lines.append(
+            f"the original scores {validation:.4f} on validation and {tested:.4f} on test: if it was trained on the "
+            "validation samples, drops on them look too small"
+        )
     lines.append(f"{target}: {outcome.verdict}{_how_near(outcome, best)}")
     return lines
 
 
-def _interval(mean: float, low: float | None, high: float | None, n: int | None) -> str:
-    return f"{mean:.2f} points (95 %: {low:.2f} to {high:.2f}, n = {n:,})"
+def _original(outcome: "Outcome") -> dict[str, object] | None:
+    """What the original scores, for JSON."""
+    if outcome.originals is None:
+        return None
+    validation, test = map(asdict, outcome.originals)
+    return {"validation": validation, "test": test, "flattered": outcome.flattered}
+
+
+def _bounded(mean: float, most: float | None, n: int | None) -> str:
+    return f"{mean:.2f} points, at most {most:.2f} (95 %, one-sided; n = {n:,})"
 
 
 def _how_near(outcome: "Outcome", best: "Trial") -> str:
@@ -109,8 +127,19 @@ def _how_near(outcome: "Outcome", best: "Trial") -> str:
     if best.drop > target.max_drop:
         return f"; the nearest file drops {best.drop - target.max_drop:.2f} points too many"
     if outcome.verdict == "undecided":
-        return f"; {best.n:,} samples are too few to be sure, the mean is within"
+        return f"; {best.n:,} samples are too few to be sure, the mean is within; {_needed(outcome)}"
     return ""
+
+
+def _needed(outcome: "Outcome") -> str:
+    """How many samples would decide: for the best file, and for the one that needs the fewest."""
+    counts = {t: count for t in outcome.trials if (count := outcome.target.needed(t)) is not None}
+    if not counts:
+        return "no number of samples would show it of a drop that is not below the target"
+    surest = min(counts, key=counts.__getitem__)
+    own = "" if outcome.needed is None else f"about {outcome.needed:,} would show it of this file"
+    other = f"about {counts[surest]:,} of one with {surest.bytes:,} bytes" if surest != outcome.best else ""
+    return ", ".join(filter(None, (own, other)))
 
 
 def _draw(outcome: "Outcome", kept: "list[Trial]", path: Path) -> bool:
@@ -124,8 +153,8 @@ def _draw(outcome: "Outcome", kept: "list[Trial]", path: Path) -> bool:
 
     figure, axes = plt.subplots(figsize=(7, 4.5))
     for name in dict.fromkeys(trial.name.split()[0] for trial in outcome.trials):
-        found = [t for t in outcome.trials if t.name.split()[0] == name and t.drop is not None]
-        bars = [[t.drop - (t.low or 0) for t in found], [(t.high or 0) - t.drop for t in found]]  # type: ignore[operator]
+        found = [t for t in outcome.trials if t.name.split()[0] == name and t.most is not None and isfinite(t.most)]
+        bars = [[(t.drop or 0) - (t.least or 0) for t in found], [(t.most or 0) - (t.drop or 0) for t in found]]
         axes.errorbar([t.bytes for t in found], [t.drop or 0 for t in found], bars, fmt="o", ms=4, lw=0.8, label=name)
     axes.step([t.bytes for t in kept], [t.drop or 0 for t in kept], where="post", color="black", lw=0.8)
     if outcome.target.max_drop is not None:

@@ -18,8 +18,9 @@ from ..errors import UsageError
 from ..files.atomic import replacing_file
 from ..methods import get
 from ..report.size import storage
-from ..steps.evaluate import Estimate, evaluate
+from ..steps.evaluate import evaluate
 from ..steps.fit import Schedule, fit
+from ..steps.intervals import Estimate
 from ..steps.processes import Processes
 from ..steps.run import open_run
 from . import images

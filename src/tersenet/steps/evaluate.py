@@ -1,6 +1,5 @@
 """Judging a network: its metric, its agreement with a reference, and how sure that is."""
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,20 +8,7 @@ from torch import Tensor, nn
 
 from ..core.task import Task
 from ..errors import InputError
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A mean over `n` samples with the ends of its 95 % interval."""
-
-    mean: float
-    low: float
-    high: float
-    n: int
-
-    def times(self, factor: float) -> "Estimate":
-        """The same in another unit."""
-        return Estimate(self.mean * factor, self.low * factor, self.high * factor, self.n)
+from .intervals import Estimate, estimate, paired
 
 
 @dataclass(frozen=True)
@@ -37,22 +23,6 @@ class Evaluation:
     reference: Estimate | None = None
     drop: Estimate | None = None
     agreement: Estimate | None = None
-
-
-def estimate(scores: Tensor) -> Estimate:
-    """The mean of per-sample `scores` ([n]) with a 95 % interval: Wilson's for shares, else the normal one.
-
-    >>> estimate(torch.tensor([1.0, 1.0, 0.0, 1.0])).mean
-    0.75
-    """
-    scores = scores.to(torch.float64)
-    n, mean, z = scores.numel(), float(scores.mean()), 1.959964
-    if ((scores == 0) | (scores == 1)).all():
-        middle = (mean + z * z / (2 * n)) / (1 + z * z / n)
-        half = z * math.sqrt(mean * (1 - mean) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-        return Estimate(mean, max(0.0, middle - half), min(1.0, middle + half), n)
-    half = z * float(scores.std()) / math.sqrt(n) if n > 1 else math.inf
-    return Estimate(mean, mean - half, mean + half, n)
 
 
 def evaluate(module: nn.Module, task: Task, split: str = "test", reference: nn.Module | None = None) -> Evaluation:
@@ -83,13 +53,14 @@ def evaluate(module: nn.Module, task: Task, split: str = "test", reference: nn.M
         raise InputError(f"the {split} split of the task is empty or has no labels: give it at least one batch")
     agreement = estimate(torch.cat(agree)) if agree else None
     if not own:
-        return Evaluation(drop=paired(1 - torch.cat(agree)), agreement=agreement)
+        same = torch.cat(agree)
+        return Evaluation(drop=paired(torch.ones_like(same), same), agreement=agreement)
     scores = torch.cat(own)
     if not other:
         return Evaluation(estimate(scores))
-    sign = 1 if task.higher_is_better else -1
-    difference = (torch.cat(other) - scores) * sign
-    return Evaluation(estimate(scores), estimate(torch.cat(other)), paired(difference), agreement)
+    original = torch.cat(other)
+    drop = paired(original, scores) if task.higher_is_better else paired(scores, original)
+    return Evaluation(estimate(scores), estimate(original), drop, agreement)
 
 
 def _parts(batch: Any, split: str) -> tuple[Tensor, Tensor | None]:
@@ -104,26 +75,6 @@ def checked_batch(batch: Any, split: str) -> tuple[Tensor, Tensor]:
             "wrap a network that takes more in a module that takes one tensor"
         )
     return batch[0], batch[1]
-
-
-def paired(difference: Tensor) -> Estimate:
-    """The mean of paired differences ([n]) with a 95 % interval.
-
-    Where every difference is -1, 0 or 1 (right or wrong), the interval of Bonett and Price (2012), which is not empty
-    where nothing differed: with a and b the numbers of 1 and -1, `p = (a + 1) / (n + 2)`, `q = (b + 1) / (n + 2)`,
-    `p - q +- 1.96 sqrt((p + q - (p - q)^2) / (n + 2))`. Else the normal interval.
-
-    >>> round(paired(torch.zeros(198)).high, 5)
-    0.01386
-    """
-    difference = difference.to(torch.float64)
-    n, mean, z = difference.numel(), float(difference.mean()), 1.959964
-    if ((difference == 0) | (difference.abs() == 1)).all():
-        p, q = ((float((difference == side).sum()) + 1) / (n + 2) for side in (1, -1))
-        half = z * math.sqrt((p + q - (p - q) ** 2) / (n + 2))
-        return Estimate(mean, min(mean, p - q - half), max(mean, p - q + half), n)
-    half = z * float(difference.std()) / math.sqrt(n) if n > 1 else math.inf
-    return Estimate(mean, mean - half, mean + half, n)
 
 
 def _checked(scores: Tensor, samples: int) -> Tensor:

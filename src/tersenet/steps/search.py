@@ -1,62 +1,30 @@
 """Budgets that hold: the best file within a number of bytes, or the smallest within a drop, found by trial.
 
 A trial makes a file, decodes it, and compares it with the original network on the same validation samples. A drop is
-`met` if the whole 95 % interval is within the target, `not met` if it is beyond it, else `undecided`. The search keeps
-to files that are met; where the samples are too few for that (the most accurate file is undecided), to files whose mean
-is within. The best file so far is always at its place.
+`met` if it is within the target with 95 % confidence (one-sided), `not met` if it is beyond it as surely, else
+`undecided`. The search keeps to files that are met; where the samples are too few for that (the most accurate file is
+undecided), to files whose mean is within. The best file so far is always at its place.
 """
 
 import math
-import os
+import shutil
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 from ..core.method import Method
-from ..errors import BudgetError
+from ..errors import BudgetError, OutputError
+from ..files.atomic import replacing_file
 from ..progress import OutOfTime, remaining
-from .evaluate import Estimate
+from .folder import SearchFolder, hash_of
+from .intervals import Estimate
+from .target import Target
 from .trials import Trial, Trials, key_of
 
-Verdict = Literal["met", "undecided", "not met"]
-ORDER = ("met", "undecided", "not met")
+NEAR = 0.75  # of the best rate: as far down smaller files are tried after a search
 PATIENCE = 1.5  # a training is not begun if it is expected to take longer than this many times what is left
-
-
-@dataclass(frozen=True)
-class Target:
-    """At most `max_bytes` bytes of the file, or at most `max_drop` points of the metric. One of the two."""
-
-    max_bytes: int | None = None
-    max_drop: float | None = None
-
-    def verdict(self, low: float, high: float) -> Verdict:
-        """Of a drop with the ends of its interval, in points."""
-        assert self.max_drop is not None
-        return "met" if high <= self.max_drop else "not met" if low > self.max_drop else "undecided"
-
-    def of(self, trial: Trial) -> Verdict:
-        """Whether a trial keeps the target; without samples a drop is undecided."""
-        if self.max_bytes is not None:
-            return "met" if trial.bytes <= self.max_bytes else "not met"
-        return "undecided" if trial.low is None or trial.high is None else self.verdict(trial.low, trial.high)
-
-    def rank(self, trial: Trial) -> tuple[float, float, float]:
-        """The smaller the better."""
-        if self.max_bytes is not None:
-            if trial.bytes > self.max_bytes:
-                return 2, trial.bytes, 0
-            return 0, 0 if trial.drop is None else trial.drop, -trial.bytes
-        assert self.max_drop is not None and trial.drop is not None
-        if trial.drop > self.max_drop:
-            return 2, trial.drop, trial.bytes
-        return ORDER.index(self.of(trial)), trial.bytes, trial.drop
-
-    def __str__(self) -> str:
-        return f"at most {self.max_bytes:,} bytes" if self.max_bytes else f"a drop of at most {self.max_drop:g} points"
 
 
 def boundary(count: int, start: int | None, holds: Callable[[int], bool]) -> int:
@@ -86,8 +54,8 @@ class Search:
     """Trials of methods towards `target`, logged in `trials`, the best one's file at `output`.
 
     `make(method, start, path)` writes a file and returns its bytes; `judge(path)` estimates its drop in points (None
-    where there is nothing to judge on); `hash_of(path)`; `expect(method)` in seconds, corrected by what trials of the
-    same method took; `say(text)` before every trial.
+    where there is nothing to judge on); `expect(method)` in seconds, corrected by what trials of the same method took;
+    `say(text)` before every trial. What is at `output` now may be replaced; what appears there later may not.
     """
 
     def __init__(
@@ -95,20 +63,20 @@ class Search:
         target: Target,
         trials: Trials,
         output: Path,
-        folder: Path,
+        folder: SearchFolder,
         make: Callable[[Method, str, Path], int],
         judge: Callable[[Path], Estimate | None],
-        hash_of: Callable[[Path], str],
         expect: Callable[[Method], float],
         say: Callable[[str], None],
     ) -> None:
         self.target, self.trials, self.output, self.folder = target, trials, output, folder
-        self.make, self.judge, self.hash_of, self.expect, self.say = make, judge, hash_of, expect, say
+        self.make, self.judge, self.expect, self.say = make, judge, expect, say
         self.paces: dict[str, float] = {}  # seconds taken over seconds expected, by method
         self.seen: list[Trial] = []  # in this order again when a search goes on, so it steers as it did
-        best = self.best
-        if best is not None and not (output.is_file() and hash_of(output) == best.digest):
-            trials.forget(best)  # its file is lost: it will be made again
+        self.tried: dict[str, Method] = {}  # by key of the trial
+        self.given = hash_of(output) if output.is_file() else None
+        if self.best is not None and not self.is_there(self.best):
+            trials.forget(self.best)  # its file is lost: it will be made again
 
     @property
     def best(self) -> Trial | None:
@@ -120,6 +88,10 @@ class Search:
         """The best trial that the search has come to."""
         return min(self.seen, key=self.target.rank, default=None)
 
+    def is_there(self, trial: Trial) -> bool:
+        """Whether the file of a trial is at `output`."""
+        return self.output.is_file() and hash_of(self.output) == trial.digest
+
     def seconds(self, method: Method) -> float:
         """How long a trial is expected to take."""
         return self.expect(method) * self.paces.get(method.name, 1.0)
@@ -129,6 +101,7 @@ class Search:
         known = self.trials.find(key_of(method, start))
         trial = self._made(method, start) if known is None else known
         self.seen.append(trial)
+        self.tried[trial.key] = method
         return trial
 
     def _made(self, method: Method, start: str) -> Trial:
@@ -142,30 +115,38 @@ class Search:
         if method.needs == "training" and expected > PATIENCE * remaining():
             raise OutOfTime(f"{in_words(remaining())} are left for a training of {in_words(expected)}")
         began = time.perf_counter()
-        candidate = self.folder / "candidate.terse"
-        size = self.make(method, start, candidate)
-        trial = Trial(key_of(method, start), size, self.hash_of(candidate), 0.0)
-        found = self.judge(candidate)
-        if found is not None:
-            trial = replace(trial, drop=found.mean, low=found.low, high=found.high, n=found.n)
-        trial = replace(trial, seconds=time.perf_counter() - began)
-        self.paces[method.name] = trial.seconds / max(self.expect(method), 1e-3)
-        self.trials.add(trial)  # first: a row without its file is made again, a file without its row would be foreign
-        if best is None or self.target.rank(trial) < self.target.rank(best):
-            os.replace(candidate, self.output)
-        else:
-            candidate.unlink()
+        try:
+            size = self.make(method, start, self.folder.candidate)
+            trial = Trial(key_of(method, start), size, hash_of(self.folder.candidate), 0.0)
+            found = self.judge(self.folder.candidate)
+            if found is not None:
+                trial = replace(trial, drop=found.mean, least=found.least, most=found.most, n=found.n)
+            trial = replace(trial, seconds=time.perf_counter() - began)
+            self.paces[method.name] = trial.seconds / max(self.expect(method), 1e-3)
+            self.trials.add(trial)  # first: a row without its file is made again, a file without its row is foreign
+            if best is None or self.target.rank(trial) < self.target.rank(best):
+                self._place(self.folder.candidate)
+        finally:
+            self.folder.candidate.unlink(missing_ok=True)
         return trial
+
+    def _place(self, candidate: Path) -> None:
+        """Copy the best file to `output`. **Raises** `OutputError` if somebody else's file is there."""
+        there = hash_of(self.output) if self.output.is_file() else None
+        if there not in (None, self.given) and not self.trials.knows(there):
+            raise OutputError(f"{self.output} was written by something else during the search: move it away")
+        with open(candidate, "rb") as made, replacing_file(self.output, force=there is not None) as stream:
+            shutil.copyfileobj(made, stream)
 
     def begin(self, method: Method) -> None:
         """Make sure that there is a file."""
         self.attempt(method)
 
     def describe(self, trial: Trial) -> str:
-        """Its bytes, its drop with n and the interval, and the verdict."""
+        """Its bytes, its drop with n and the bound, and the verdict."""
         text = f"{trial.bytes:,} bytes"
         if trial.drop is not None:
-            text += f", drop {trial.drop:.2f} points ({trial.low:.2f} to {trial.high:.2f}, n = {trial.n:,})"
+            text += f", drop {trial.drop:.2f} points (at most {trial.most:.2f}, n = {trial.n:,})"
         return f"{text}, {self.target.of(trial)}"
 
     def explore(self, method: Method, hint: float | None = None) -> None:
@@ -218,6 +199,28 @@ class Search:
 
         boundary(len(rates) - first, None if near is None else near - first, holds)
 
+    def polish(self) -> None:
+        """Try the rates just below that of the best trial: neighbouring files differ by noise, too, and the bisection
+        passes by some that are met. Each that is met is where it goes on from.
+
+        Not for a target in bytes (fewer bytes are not wanted), trainings (too dear), or where nothing is met.
+        """
+        if self.target.max_drop is None:
+            return
+        while (best := self.reached) is not None and self.target.of(best) == "met":
+            method = self.tried[best.key]
+            kind = type(method)
+            if method.needs == "training":
+                return
+            rate = getattr(method, kind.rate)
+            for lower in (other for other in kind.rates if NEAR * rate <= other < rate):
+                with suppress(BudgetError):  # the method cannot go so low
+                    self.attempt(method.at(lower))
+                if self.reached != best:
+                    break
+            else:
+                return
+
     def within(self, trial: Trial, sure: bool) -> bool:
         """Whether a trial keeps the target: surely, or as far as its mean tells."""
         assert trial.drop is not None and self.target.max_drop is not None
@@ -225,10 +228,10 @@ class Search:
 
     def _sketched(self, method: Method) -> int:
         """The bytes of a method's sketch."""
-        path = self.folder / "sketch.terse"
-        size = self.make(method.sketch, "", path)
-        path.unlink()
-        return size
+        try:
+            return self.make(method.sketch, "", self.folder.sketch)
+        finally:
+            self.folder.sketch.unlink(missing_ok=True)
 
 
 def in_words(seconds: float) -> str:

@@ -1,0 +1,98 @@
+"""Where the files of a search are made and judged."""
+
+import hashlib
+import math
+import time
+from collections.abc import Callable, Iterator
+from copy import deepcopy
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from .api import check_method, load, prepared
+from .core.method import Method, RunFolder
+from .core.model import Piece
+from .core.task import Task
+from .errors import InputError
+from .files.terse import write
+from .steps.evaluate import Evaluation, evaluate
+from .steps.folder import SearchFolder
+from .steps.intervals import Estimate
+from .steps.trials import key_of
+
+VALIDATION = "validation"
+
+
+class Workshop:
+    """Makes and judges the files of a search.
+
+    `judged` is the task that files are judged on, None where there is nothing to judge on; `original` is what the
+    network to compress scores on validation, None without labels.
+
+    **Raises** `InputError` if the input, the network or the samples cannot be used.
+    """
+
+    def __init__(self, path: str | Path, module: nn.Module | None, task: Task | None, effort: str,
+                 folder: SearchFolder) -> None:  # fmt: skip
+        self.source, self.network = prepared(path, module)
+        self.task, self.effort, self.folder = task, effort, folder
+        self.reference = None if self.network is None else deepcopy(self.network)
+        self.judged = None if module is None or task is None or task.validation is None else task
+        self.kept: tuple[str, Callable[[Method], Iterator[Piece]]] | None = None  # the last method, ready for all rates
+        began = time.perf_counter()
+        found = None if self.judged is None else self._compared(self.network, VALIDATION)
+        self.pass_seconds = (time.perf_counter() - began) / 2
+        self.original = None if found is None else found.metric
+        self.samples = 0 if found is None or found.agreement is None else found.agreement.n
+        if found is not None and found.drop is not None and not math.isfinite(found.drop.mean):
+            raise InputError("the metric of the original network is not finite on validation: check metric and data")
+
+    def make(self, method: Method, start: str, place: Path) -> int:
+        """Write the file of a trial; return its bytes."""
+        check_method(method, self.source, None)
+        seen = None if self.task is None else self.task.for_method()
+        if method.needs == "training":
+            kept, trains = self.folder.run_of(key_of(method, start)), method.sketch != method
+            run = RunFolder(kept, (kept / "run.json").is_file(), self.folder.run_of(start) if start else None)
+            pieces = method.compress(self.source, self.network, seen, run if trains else None)
+        else:
+            family = key_of(method.at(type(method).rates[0]))
+            if self.kept is None or self.kept[0] != family:
+                self.kept = family, method.prepared(self.source, self.network, seen)
+            pieces = self.kept[1](method)
+        return write(place, pieces, method.model(self.source, ()), force=True, effort=self.effort)
+
+    def judge(self, place: Path) -> Estimate | None:
+        """The drop of a file on validation, in points, decoded from disk."""
+        return None if self.judged is None else self._of_file(place, VALIDATION)[0]
+
+    def test(self, place: Path) -> tuple[Estimate, Estimate | None]:
+        """The drop of a file on the test split, in points, and what the original scores there (with labels)."""
+        return self._of_file(place, "test")
+
+    def expect(self, method: Method) -> float:
+        """The seconds of a trial, guessed from those of a forward pass."""
+        return self.pass_seconds * (2 + method.work(self.task) / max(1, self.samples))
+
+    @property
+    def data(self) -> str:
+        """What tells the samples that files are judged on from others: a hash of the first batch."""
+        if self.judged is None:
+            return ""
+        first = next(iter(self.judged.split(VALIDATION)), None)
+        parts = [part for part in ([first] if isinstance(first, Tensor) else first or []) if isinstance(part, Tensor)]
+        flat = (part.detach().cpu().contiguous().reshape(-1).view(torch.uint8) for part in parts)
+        return hashlib.sha256(b"".join(part.numpy().tobytes() for part in flat)).hexdigest()
+
+    def _of_file(self, place: Path, split: str) -> tuple[Estimate, Estimate | None]:
+        assert self.judged is not None and self.network is not None
+        found = self._compared(load(place).apply_to(deepcopy(self.network)).eval(), split)
+        assert found.drop is not None
+        if math.isnan(found.drop.mean):  # such a network is as bad as can be
+            return Estimate(math.inf, math.inf, math.inf, found.drop.n, math.inf, math.inf), found.reference
+        return found.drop.times(self.judged.points), found.reference
+
+    def _compared(self, network: nn.Module | None, split: str) -> Evaluation:
+        assert network is not None and self.judged is not None
+        return evaluate(network, self.judged, split, self.reference)

@@ -37,9 +37,10 @@ def part_of(target: Path, *, folder: bool = False) -> Iterator[tuple[Path, int]]
         with unshared(descriptor):
             yield path, descriptor
     finally:
-        remove(path)
-        with suppress(OSError):
-            os.close(descriptor)
+        try:
+            remove(path)
+        finally:
+            _close(descriptor)
 
 
 def recover(target: Path) -> None:
@@ -102,8 +103,18 @@ def _new(target: Path, folder: bool) -> tuple[Path, int]:
                 if isinstance(error, FileNotFoundError):
                     continue
             raise
-        if _may_use(descriptor, path):
-            return path, descriptor
+        try:
+            if _may_use(descriptor, path):
+                return path, descriptor
+        except BaseException:
+            _close(descriptor)
+            remove(path)
+            raise
+        _close(descriptor)
+
+
+def _close(descriptor: int) -> None:
+    with suppress(OSError):
         os.close(descriptor)
 
 

@@ -1,7 +1,7 @@
 """Every call to the system fails once: there is the old file or the new one, no litter, and an error that says so.
 
-What fails is the n-th call of one kind, for every n that there is. `tests/unit/test_atomic.py` has kills, full disks and
-read-only places; `tests/hostile/test_kills.py` kills commands.
+What fails is the n-th call of one kind, for every n that there is. `tests/unit/test_atomic.py` has kills, full disks
+and read-only places; `tests/hostile/test_kills.py` kills commands.
 """
 
 import errno

@@ -31,9 +31,8 @@ HOLDER = """
 import os, sys, time
 from tersenet.files.lock import locked
 with locked(sys.argv[1], "it"):
-    child = os.fork()
-    if child:
-        print(child, flush=True)
+    if os.fork() == 0:
+        print(os.getpid(), flush=True)
     time.sleep(60)
 """
 

@@ -9,7 +9,7 @@ TersenetError
 │   ├── ChecksumError    bytes differ from what was written
 │   ├── VersionError     written by a newer tersenet
 │   └── SizeLimitError   claims more memory than its size allows
-├── OutputError          the result cannot be written (exists, disk full)
+├── OutputError          the result cannot be written (exists, is what is read, disk full, held by another process)
 ├── TrainingError        a training that cannot go on (NaN, infinity)
 ├── BudgetError          a byte or accuracy target that cannot be met; `.nearest` says how near
 ├── UsageError           an option that does not exist or contradicts another

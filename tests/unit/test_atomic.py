@@ -284,26 +284,3 @@ def test_the_typed_error_survives_a_cleanup_that_fails(tmp_path: Path, monkeypat
 @contextmanager
 def _nothing() -> Iterator[None]:
     yield
-
-
-def test_no_command_writes_over_what_it_reads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from safetensors.torch import save_file
-
-    from tersenet.cli import main
-
-    net, small = tmp_path / "net.safetensors", tmp_path / "net.terse"
-    save_file({"a.weight": torch.ones(32, 32)}, net)
-    for command in (
-        ["compress", str(net), "-o", str(net), "--method", "rtn", "--force"],
-        ["compress", str(net), "-o", str(small), "--method", "rtn"],
-        ["compress", str(net), "-o", str(net), "--method", "rtn", "--max-bytes", "900", "--force"],
-        ["decompress", str(small), "-o", str(small), "--force"],
-    ):
-        before = {path: path.read_bytes() for path in tmp_path.iterdir()}
-        with pytest.raises(SystemExit) as stop:
-            main(command)
-        if command[3] == str(small) and command[0] == "compress":
-            assert stop.value.code == 0
-            continue
-        assert stop.value.code == 1 and "is what is read" in capsys.readouterr().err
-        assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before

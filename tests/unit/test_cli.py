@@ -151,3 +151,22 @@ def test_arguments_of_models_and_tasks_are_read_as_python_or_json(text: str, val
     from tersenet.cli.factory import _keywords
 
     assert _keywords([f"x={text}"]) == {"x": value}
+
+
+def test_no_command_writes_over_what_it_reads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    net, small = tmp_path / "net.safetensors", tmp_path / "net.terse"
+    save_file({"a.weight": torch.ones(32, 32)}, net)
+    for command in (
+        ["compress", str(net), "-o", str(net), "--method", "rtn", "--force"],
+        ["compress", str(net), "-o", str(small), "--method", "rtn"],
+        ["compress", str(net), "-o", str(net), "--method", "rtn", "--max-bytes", "900", "--force"],
+        ["decompress", str(small), "-o", str(small), "--force"],
+    ):
+        before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+        with pytest.raises(SystemExit) as stop:
+            main(command)
+        if command[3] == str(small) and command[0] == "compress":
+            assert stop.value.code == 0
+            continue
+        assert stop.value.code == 1 and "is what is read" in capsys.readouterr().err
+        assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before

@@ -4,6 +4,7 @@ import numpy as np
 import zstandard
 
 from . import kernels
+from .frame import inflate
 from .stream import ZSTD, CodecError, Stream, get_varint, put_varint, unzigzag, zigzag
 from .symbols import Kind, Values, cut, fits
 from .table import Ints
@@ -41,13 +42,13 @@ def unpacked(stream: Stream, data: bytes, count: int, kind: Kind) -> Values:
         raise CodecError("bytes behind the parameters of bit packing")
     size = (count * width + 7) // 8
     if stream.coder == ZSTD:
-        try:
-            data = zstandard.ZstdDecompressor().decompress(data, max_output_size=size + 1, allow_extra_data=False)
-        except zstandard.ZstdError as error:
-            raise CodecError(f"zstd: {error}") from error
+        data = inflate(data, size)
     if len(data) != size:
         raise CodecError(f"{len(data)} packed bytes, expected {size}")
-    values = kernels.unpack(data, count, width).astype(np.int64) + low
+    fields = kernels.unpack(data, count, width)
     if count:
-        fits(int(values.min()), int(values.max()), kind)
-    return values.astype(kind)
+        fits(low + int(fields.min()), low + int(fields.max()), kind)
+    values = fields.astype(kind)  # what does not fit wraps, and so does the sum: the result fits
+    half = 1 << 8 * kind.itemsize - 1
+    values += kind.type((low + half) % (2 * half) - half)
+    return values

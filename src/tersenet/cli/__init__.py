@@ -10,6 +10,7 @@ import typer
 
 from ..errors import TersenetError, UsageError
 from . import auto, compress, decompress, demo, evaluate, inspect, methods, reproduce, sensitivity, verify
+from .output import plain
 
 app = typer.Typer(
     name="tersenet",
@@ -38,7 +39,7 @@ def main(arguments: list[str] | None = None) -> None:
     except TersenetError as error:
         if "--json" in given:
             print(json.dumps({"error": type(error).__name__, "message": str(error)}))
-        print(f"tersenet: {error}", file=sys.stderr)
+        print(plain(f"tersenet: {error}"), file=sys.stderr)
         sys.exit(2 if isinstance(error, UsageError) else 1)
     except SystemExit as stop:
         if stop.code == 2 and "--json" in given:

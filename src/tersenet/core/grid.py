@@ -1,8 +1,7 @@
 """Grids: the finite sets of values that codes point into."""
 
-from dataclasses import dataclass, replace
-
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -151,12 +150,15 @@ def _fill_row(grid: Uniform, group: int, codes: Tensor, out: Tensor) -> None:
     start, row = 0, codes.shape[1]
     while start < row:
         whole = (start + PIECE) // group * group  # the last end of a group that is near enough
-        stop = min(
-            row, whole if whole > start and start % group == 0 else min(start + PIECE, -(-(start + 1) // group) * group)
-        )
-        groups = slice(start // group, -(-stop // group))
-        out[:, start:stop] = _each(grid, lambda field, cut=groups: field[:, cut]).decode(codes[:, start:stop])
+        aligned = whole > start and start % group == 0
+        stop = min(row, whole if aligned else min(start + PIECE, (start // group + 1) * group))
+        out[:, start:stop] = _groups(grid, start // group, -(-stop // group)).decode(codes[:, start:stop])
         start = stop
+
+
+def _groups(grid: Uniform, start: int, stop: int) -> Grid:
+    """The grid of some of the groups of its only row."""
+    return _each(grid, lambda field: field[:, start:stop])
 
 
 def _part(grid: Grid, dim: int, start: int, length: int) -> Grid:
@@ -165,12 +167,13 @@ def _part(grid: Grid, dim: int, start: int, length: int) -> Grid:
     return _each(grid, lambda field: field[start : start + length]) if along == dim else grid
 
 
-def _each(grid: Grid, cut: Callable[[Tensor], Tensor]) -> Any:
+def _each(grid: Grid, cut: Callable[[Tensor], Tensor]) -> Grid:
     """`grid` with those fields cut that say something of each of its units."""
     shared = 1 if isinstance(grid, Codebook) else 0  # dimensions of `values` that belong to one unit
-    fields = {
+    fields: dict[str, Any] = {
         name: cut(value)
         for name, value in vars(grid).items()
         if isinstance(value, Tensor) and value.dim() > (shared if name == "values" else 0)
     }
-    return replace(grid, **fields)
+    part: Grid = replace(grid, **fields)
+    return part

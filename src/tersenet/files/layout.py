@@ -13,7 +13,7 @@ TRAILER = 32
 HASH = 8
 CLOSE_SECTION = 1 << 18  # a section ends behind the first tensor that brings it to this many bytes
 DEFAULT_CHUNK = 1 << 20
-LEAST_CHUNK = 1 << 12  # codes
+LEAST_CHUNK = 1 << 16  # codes
 
 SIZES = {
     "f64": 8, "f32": 4, "f16": 2, "bf16": 2, "f8e4m3": 1, "f8e5m2": 1, "i64": 8, "i32": 4, "i16": 2, "i8": 1,

@@ -5,12 +5,11 @@ same number counts the work beside the values: every tensor, tied name and attac
 as 128 bytes.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import SizeLimitError
-from .layout import Record
+from .records import Index
 
 FREE_OUTPUT = 1 << 28  # decoded bytes every file may have
 MAX_GROWTH = 250  # decoded bytes per byte of file beyond that
@@ -34,13 +33,17 @@ class Limit:
         """**Raises** `SizeLimitError` if `size` bytes of JSON are too many."""
         self._check(TEXT * size, f"{size:,} bytes of {what}")
 
-    def check(self, tensors: Mapping[str, Record], aliases: Mapping[str, str], files: list[int]) -> None:
-        """**Raises** `SizeLimitError` if tensors (tied names as often as they are written) and files are too large or
-        too many."""
-        output = sum(record.output for record in tensors.values()) + sum(files)
-        output += sum(tensors[name].output for name in aliases.values())
-        many = len(tensors) + len(aliases) + len(files)
-        self._check(max(output, ENTRY * many), f"{output:,} bytes of tensors in {many:,} pieces")
+    def check(self, index: Index) -> None:
+        """**Raises** `SizeLimitError` if what would be written of the file (tied names and repeated ones as often as they
+        are named) is too large or too many."""
+        aliases: dict[str, str] = index.about["aliases"]
+        shards = [name for names in index.about["layout"].get("shards", {}).values() for name in names]
+        sizes = {name: record.output for name, record in index.records.items()}
+        sizes |= {alias: sizes[name] for alias, name in aliases.items()}
+        output = max(sum(sizes.values()), sum(sizes.get(name, 0) for name in shards))
+        output += sum(size for _, size in index.files.values())
+        many = max(len(sizes), len(shards)) + len(index.files)
+        self._check(max(output, ENTRY * many), f"{output:,} bytes of tensors and files in {many:,} pieces")
 
     def _check(self, cost: int, claim: str) -> None:
         if cost > self.allowed:

@@ -49,7 +49,7 @@ class Reader:
             raise FormatError(f"{self.path} cannot be read: {error.strerror or error}") from error
         self._place()
         index = self.index
-        self._limit.check(index.records, index.about["aliases"], [size for _, size in index.files.values()])
+        self._limit.check(index)
         self._held: dict[int, bytes] = {}
 
     def _open(self, stream: BinaryIO) -> tuple[Index, int]:
@@ -86,18 +86,18 @@ class Reader:
             raise FormatError(self._says("has a header that tersenet did not write: it is damaged or forged"))
 
     def _index(self, packed: bytes) -> Index:
-        return self._json(packed, "index", parse_index)
+        return self._json(packed, "an index", parse_index)
 
     def _json(self, packed: bytes, what: str, parse: Callable[[Any], T]) -> T:
         """What `parse` makes of a zstd frame of JSON. **Raises** `FormatError`."""
         size = stated_size(packed)
         if size < 0:
-            raise FormatError(self._says(f"has an {what} that does not state its size"))
+            raise FormatError(self._says(f"has {what} without a stated size"))
         self._limit.check_text(size, what)
         try:
             return parse(parse_json(inflate(packed, size)))
         except (ValueError, RecursionError) as error:
-            raise FormatError(self._says(f"has an {what} that cannot be read: {error}")) from error
+            raise FormatError(self._says(f"has {what} that cannot be read: {error}")) from error
 
     def _place(self) -> None:
         """Find every section in the file and every record in its section; no holes, no overlaps."""

@@ -57,6 +57,7 @@ def parse_index(value: Any) -> Index:
         records[record.name] = record
     files = value.get("files", {})
     _need(isinstance(files, dict), "files is no object")
+    _need(not any("\0" in name for name in files), "a file with NUL in its name")
     about = {key: value.get(key, kind()) for key, kind in JSON_MEMBERS.items()}
     for key, kind in JSON_MEMBERS.items():
         _need(isinstance(about[key], kind), f"{key} is no {kind.__name__}")
@@ -72,6 +73,7 @@ def _check_layout(layout: dict[str, Any]) -> None:
     """Shards are lists of names, and metadata are texts."""
     shards, metadata = layout.get("shards", {}), layout.get("metadata", {})
     _need(isinstance(shards, dict) and isinstance(metadata, dict), "a layout without names")
+    _need(not any("\0" in shard for shard in shards), "a shard with NUL in its name")
     names = [name for each in shards.values() for name in _list(each, "a shard of the layout")]
     texts = [text for each in metadata.values() for text in (each.values() if isinstance(each, dict) else [each])]
     _need(all(isinstance(text, str) for text in names + texts), "a layout with names that are no text")

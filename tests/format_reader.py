@@ -88,7 +88,6 @@ def parse(raw: bytes) -> Any:
 
     value = json.loads(raw.decode("utf-8"), object_pairs_hook=named, parse_float=finite, parse_constant=finite)
     json.dumps(value, ensure_ascii=False).encode("utf-8")
-    assert depth(value) <= 66
     return value
 
 
@@ -100,6 +99,7 @@ def depth(value: Any) -> int:
 def check_index(index: Any) -> None:
     assert set(index) <= set(MEMBERS) and {"sections", "tensors"} <= set(index)
     assert all(isinstance(value, MEMBERS[name]) for name, value in index.items())
+    assert all(depth(index.get(name, {})) <= 64 for name in ("aliases", "layout", "provenance"))
     assert index.get("batch_norm", "pair") in ("pair", "fold")
     shards, metadata = (index.get("layout", {}).get(name, {}) for name in ("shards", "metadata"))
     assert isinstance(shards, dict) and isinstance(metadata, dict) and not any("\0" in name for name in shards)
@@ -158,6 +158,7 @@ def kept(entry: list[Any], take: Any) -> np.ndarray:
 
 def quantised(entry: list[Any], take: Any) -> np.ndarray:
     _, shape, dtype, grid, kind, coder, params, chunks = entry[:8]
+    assert isinstance(chunks, list)
     per_chunk = whole(entry[8], 65536, 1 << 20) if len(entry) == 9 else 1 << 20
     check_grid(grid, shaped(shape), dtype)
     parts = {}

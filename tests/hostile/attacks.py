@@ -14,6 +14,7 @@ from forge import assemble
 
 ESCAPE = "\x1b]0;pwned\x07\x1b[2J"
 HUGE = 1 << 48
+STATE = struct.pack("<I", 1 << 16)
 HALF = struct.pack("<f", 0.5)
 
 
@@ -85,7 +86,7 @@ def honest() -> bytes:
 
 CONSTANT = b"\x80\x02"  # every code is 1
 TRELLIS = b"\x10\x00\x00\x00\x00"  # one symbol, two tables
-TRELLIS_CHUNK = b"\0" + struct.pack("<I", 1 << 16)
+TRELLIS_CHUNK = b"\0" + STATE
 ACTIVATION = zstd(b'{"conv":["integers",0.5,[0,3]]}')
 TWO = struct.pack("<2f", 0.5, 0.25)
 
@@ -277,13 +278,9 @@ ATTACKS: dict[str, Callable[[], bytes]] = {
     "constant_out_of_type_of_nothing": partial(quantised, [0], b"\x80" + varint(2000)),
     "low_2p62_minus_raw": partial(quantised, [1], b"\x20" + varint(2**63 - 1), [b"\0" * 4], 0, kind="i32"),
     "low_2p62_raw": partial(quantised, [1], b"\x20" + varint(2**63 - 2), [b"\xff" * 4], 0, kind="i32"),
-    "low_2p62_rans": partial(
-        quantised, [3], b"\0\0" + varint(2**63 - 2) + b"\0", [struct.pack("<I", 1 << 16)], kind="i32"
-    ),
+    "low_2p62_rans": partial(quantised, [3], b"\0\0" + varint(2**63 - 2) + b"\0", [STATE], kind="i32"),
     "low_out_of_i8_raw": partial(quantised, [3], b"\0" + varint(2000), [b""], 0),
-    "split31_window": partial(
-        quantised, [3], b"\0\xe0\x1f\0\0", [b"\xff" * 12 + struct.pack("<I", 1 << 16)], kind="i32"
-    ),
+    "split31_window": partial(quantised, [3], b"\0\xe0\x1f\0\0", [b"\xff" * 12 + STATE], kind="i32"),
     "trellis_1d": partial(quantised, [3], TRELLIS, [TRELLIS_CHUNK]),
     "trellis_scalar": partial(quantised, [], TRELLIS, [TRELLIS_CHUNK]),
     "trellis_zero_columns": partial(quantised, [7, 0], TRELLIS),

@@ -1,16 +1,14 @@
 """Small files that ask for much: memory, time, or bytes on disk. See `attacks`."""
 
-import struct
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from attacks import HALF, activations, kept, quantised, raw_index, varint, zstd
+from attacks import HALF, STATE, activations, kept, quantised, raw_index, varint, zstd
 from forge import assemble
 
 BIG = 1 << 29  # codes
 CHUNK = 1 << 20
-STATE = struct.pack("<I", 1 << 16)
 
 
 def padded(text: bytes, padding: int) -> bytes:
@@ -100,7 +98,7 @@ BOMBS: dict[str, Callable[[], bytes]] = {
     "classes_1GiB": lambda: classes(BIG, 1 << 30),
     "trellis_1GiB_single_symbol": lambda: trellis(1 << 14, 1 << 15, 1 << 30),
     "index_12MB": lambda: provenance(b"{}", 1 << 22),
-    "index_48MB_padded": lambda: provenance(b"{}", 1 << 24, 300_000),
+    "index_12MB_padded": lambda: provenance(b"{}", 1 << 22, 300_000),
     "provenance_list_5M": lambda: provenance(b"[]", 5_000_000, 40_000),
     "tensors_100k_empty": lambda: many(100_000),
     "tensors_300k_empty": lambda: many(300_000),

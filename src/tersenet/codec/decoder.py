@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from . import kernels
 from .classes import unpack_low
-from .packed import unpacked
+from .packed import parse_packing, unpacked
 from .parallel import in_parallel
 from .stream import CLASSES, RANS, RAW, ZSTD, CodecError, Stream, get_varint
 from .symbols import Kind, Model, Values, constant_params, fits, parse, read_exceptions
@@ -107,6 +107,7 @@ def _model(stream: Stream, shape: tuple[int, ...], kind: Kind) -> Model | int | 
     if stream.coder not in (RAW, RANS, ZSTD, CLASSES) or len(stream.chunks) != expected:
         raise CodecError(f"coder {stream.coder} with {len(stream.chunks)} chunks, expected {expected}")
     if stream.coder not in (RANS, CLASSES):
+        parse_packing(stream.params)
         return None
     model = parse(stream.params)
     if isinstance(model, int):

@@ -31,15 +31,19 @@ def packed(flat: Values, values: Ints, chunk_symbols: int, coder: int) -> Stream
     return Stream(coder, params, tuple(chunks), chunk_symbols, len(flat))
 
 
+def parse_packing(params: bytes) -> tuple[int, int]:
+    """Width and lowest integer of a stream. **Raises** `CodecError`."""
+    if not params or params[0] > 32:
+        raise CodecError("bit packing without a width of at most 32 bits")
+    low, end = get_varint(params, 1)
+    if end != len(params):
+        raise CodecError("bytes behind the parameters of bit packing")
+    return params[0], unzigzag(low)
+
+
 def unpacked(stream: Stream, data: bytes, count: int, kind: Kind) -> Values:
     """The integers of a chunk. **Raises** `CodecError`."""
-    if not stream.params or stream.params[0] > 32:
-        raise CodecError("bit packing without a width of at most 32 bits")
-    width = stream.params[0]
-    low, end = get_varint(stream.params, 1)
-    low = unzigzag(low)
-    if end != len(stream.params):
-        raise CodecError("bytes behind the parameters of bit packing")
+    width, low = parse_packing(stream.params)
     size = (count * width + 7) // 8
     if stream.coder == ZSTD:
         data = inflate(data, size)

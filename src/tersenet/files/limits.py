@@ -34,8 +34,8 @@ class Limit:
         self._check(TEXT * size, f"{size:,} bytes of {what}")
 
     def check(self, index: Index) -> None:
-        """**Raises** `SizeLimitError` if what would be written of the file (tied names and repeated ones as often as they
-        are named) is too large or too many."""
+        """**Raises** `SizeLimitError` if what would be written of the file is too large or too many: tied names and
+        repeated ones count as often as they are named."""
         aliases: dict[str, str] = index.about["aliases"]
         shards = [name for names in index.about["layout"].get("shards", {}).values() for name in names]
         sizes = {name: record.output for name, record in index.records.items()}

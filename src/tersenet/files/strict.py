@@ -20,7 +20,7 @@ def parse_json(raw: bytes) -> Any:
     """The value of a JSON text.
 
     **Raises** `ValueError` unless it is UTF-8 without a byte order mark, names no member twice, has only finite numbers
-    and only text that UTF-8 can hold, and is nested at most 64 deep; `RecursionError` if it is nested much deeper.
+    and only text that UTF-8 can hold; `RecursionError` if it is nested very deep.
     """
     text = raw.decode("utf-8")
     value = json.loads(text, object_pairs_hook=_object, parse_float=_finite, parse_constant=_finite)
@@ -29,15 +29,14 @@ def parse_json(raw: bytes) -> Any:
     return value
 
 
-def check_depth(value: Any) -> None:
-    """**Raises** `ValueError` if lists and objects are nested more than 64 deep."""
-    level = [value]
+def check_depth(members: dict[str, Any]) -> None:
+    """**Raises** `ValueError` if lists and objects in a member are nested more than 64 deep."""
+    level: list[Any] = [members]
     for _ in range(MAX_DEPTH + 1):
-        inside = (each.values() if isinstance(each, dict) else each for each in level if isinstance(each, dict | list))
-        level = [part for parts in inside for part in parts]
-        if not level:
-            return
-    raise ValueError(f"lists and objects nested more than {MAX_DEPTH} deep")
+        inside = (each.values() if isinstance(each, dict) else each for each in level)
+        level = [part for parts in inside for part in parts if isinstance(part, dict | list)]
+    if level:
+        raise ValueError(f"lists and objects nested more than {MAX_DEPTH} deep")
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

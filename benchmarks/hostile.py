@@ -91,7 +91,7 @@ def main() -> None:
 
 def print_table(files: list[Path], work: Path) -> None:
     """Measure all files and print what was worst."""
-    from attacks import honest
+    from parts import honest
 
     inside = work / "inside"
     inside.mkdir()

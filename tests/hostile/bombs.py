@@ -4,8 +4,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from attacks import HALF, STATE, activations, kept, quantised, raw_index, varint, zstd
 from forge import assemble
+from parts import HALF, STATE, activations, kept, quantised, raw_index, varint, zstd
 
 BIG = 1 << 29  # codes
 CHUNK = 1 << 20

@@ -14,9 +14,10 @@ import pytest
 
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
-from attacks import ATTACKS, honest, kept, quantised  # noqa: E402
+from attacks import ATTACKS  # noqa: E402
 from bombs import BOMBS, HEAVY, many  # noqa: E402
 from mutate import judge, mutant, seeds  # noqa: E402
+from parts import honest, kept, quantised  # noqa: E402
 
 from tersenet.cli import main  # noqa: E402
 from tersenet.errors import FormatError, SizeLimitError  # noqa: E402

@@ -2,11 +2,12 @@
 
 from dataclasses import dataclass
 from itertools import pairwise
+from math import prod
 from typing import Any
 
 import numpy as np
 
-from .layout import ACTIVATIONS, CODE_TYPES, DEFAULT_CHUNK, GRIDS, LEAST_CHUNK, SIZES, Field, Record, product
+from .layout import ACTIVATIONS, CODE_TYPES, DEFAULT_CHUNK, GRIDS, LEAST_CHUNK, SIZES, Field, Record
 from .strict import check_depth
 
 FLOATS = ("f64", "f32", "f16", "bf16")
@@ -93,11 +94,12 @@ def _section(value: Any) -> Section:
 
 def _record(entry: list[Any]) -> Record:
     _need(len(entry) in (7, 8, 9), f"a tensor with {len(entry)} members")
-    name, shape, dtype = entry[0], _shape(entry[1]), _one_of(entry[2], SIZES)
+    name = entry[0]
     _need(isinstance(name, str) and not name.startswith("\0"), f"a tensor called {name!r}")
+    shape, dtype = _shape(entry[1], name), _one_of(entry[2], SIZES, name)
     if len(entry) == 7:
         _need(isinstance(entry[4], str), f"{name}: a reason that is no text")
-        kept = Record(name, shape, dtype, reason=entry[4], stored=_one_of(entry[3], SIZES),
+        kept = Record(name, shape, dtype, reason=entry[4], stored=_one_of(entry[3], SIZES, name),
                       storage=_int(entry[5], 0, name),
                       stored_size=_int(entry[6], 0, name))  # fmt: skip
         _need(kept.storage <= 2, f"{name}: stored in an unknown way")
@@ -123,12 +125,12 @@ def _record(entry: list[Any]) -> Record:
             _need(key in GRIDS[grid["kind"]], f"{name}: a grid with an unknown {key!r}")
             part = _list(value, f"{name}: {key}")
             _need(len(part) == 2, f"{name}: {key} of unknown form")
-            fields[key] = Field(_one_of(part[0], FIELD_TYPES.get(key, FLOATS)), _shape(part[1]))
+            fields[key] = Field(_one_of(part[0], FIELD_TYPES.get(key, FLOATS), name), _shape(part[1], name))
     ordered = {key: fields[key] for key in GRIDS[grid["kind"]] if key in fields}
     chunks = tuple(_int(size, 0, f"{name}: a chunk") for size in _list(entry[7], f"{name}: chunks"))
     symbols = _int(entry[8], LEAST_CHUNK, f"{name}: chunk length") if len(entry) == 9 else DEFAULT_CHUNK
     _need(symbols <= DEFAULT_CHUNK, f"{name}: chunks of {symbols} codes")
-    record = Record(name, shape, dtype, grid["kind"], scalars, ordered, _one_of(entry[4], CODE_TYPES),
+    record = Record(name, shape, dtype, grid["kind"], scalars, ordered, _one_of(entry[4], CODE_TYPES, name),
                     _int(entry[5], 0, name), _int(entry[6], 0, name), chunks, symbols)  # fmt: skip
     _need(len(chunks) in (0, -(-record.count // symbols)), f"{name}: {len(chunks)} chunks")
     _check_grid(record)
@@ -190,16 +192,17 @@ def _pair(value: Any) -> tuple[int, int]:
     return _int(both[0], 1, "a file"), _int(both[1], 0, "a file")
 
 
-def _shape(value: Any) -> tuple[int, ...]:
-    shape = tuple(_int(size, 0, "a dimension") for size in _list(value, "a shape"))
-    _need(len(shape) <= MAX_DIMENSIONS, f"a shape of {len(shape)} dimensions")
-    _need(product(tuple(max(1, size) for size in shape)) <= MAX_SIZE, f"a shape of {shape}")
+def _shape(value: Any, what: str) -> tuple[int, ...]:
+    shape = tuple(_int(size, 0, what) for size in _list(value, what))
+    if len(shape) > MAX_DIMENSIONS or prod(size or 1 for size in shape) > MAX_SIZE:
+        raise ValueError(f"{what}: a shape of {len(shape)} dimensions with too many elements")
     return shape
 
 
-def _one_of(value: Any, names: Any) -> str:
-    _need(isinstance(value, str) and value in names, f"{value!r} is none of {', '.join(names)}")
-    return str(value)
+def _one_of(value: Any, names: Any, what: str) -> str:
+    if not (isinstance(value, str) and value in names):
+        raise ValueError(f"{what}: {value!r} is none of {', '.join(names)}")
+    return value
 
 
 def parse_activations(value: Any) -> dict[str, tuple[float, list[int], bool]]:

@@ -62,9 +62,10 @@ def check_fields(record: Record, parts: list[bytes]) -> None:
         if name == "zero_point":
             right = not values.size or (INT32.min <= int(values.min()) and int(values.max()) <= INT32.max)
         else:
-            with np.errstate(over="ignore"):
-                single = values.astype(np.float32)
-            right = bool(np.isfinite(single).all()) and (name != "scale" or bool(single.all()))
+            if field.dtype == "f64":
+                with np.errstate(over="ignore"):
+                    values = values.astype(np.float32)
+            right = bool(np.isfinite(values).all()) and (name != "scale" or bool(values.all()))
         if not right:
             raise ValueError(f"{record.name}: {name} has entries that are 0, not finite or too large")
 

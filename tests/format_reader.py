@@ -1,264 +1,246 @@
-"""A second reader, written from docs/format.md alone; it imports nothing of tersenet. Slow, strict where cheap."""
+"""A second reader, written from docs/format.md alone; imports nothing of tersenet. Slow, and as strict as the page."""
 
 import json
+from itertools import pairwise
 from math import prod
 from typing import Any
 
 import numpy as np
 import xxhash
-import zstandard
+
+from format_codes import decode, inflate, number
 
 DTYPES = {
-    "f64": "<f8", "f32": "<f4", "f16": "<f2", "bf16": "<u2", "i64": "<i8", "i32": "<i4", "i16": "<i2", "i8": "<i1",
-    "u64": "<u8", "u32": "<u4", "u16": "<u2", "u8": "u1", "bool": "?",
+    "f64": "<f8", "f32": "<f4", "f16": "<f2", "bf16": "<u2", "f8e4m3": "u1", "f8e5m2": "u1", "i64": "<i8",
+    "i32": "<i4", "i16": "<i2", "i8": "<i1", "u64": "<u8", "u32": "<u4", "u16": "<u2", "u8": "u1", "bool": "?",
+    "c64": "<c8", "c128": "<c16",
 }  # fmt: skip
-QUARTERS = (4294967296, 3611622603, 3037000500, 2553802834)
-EVEN, ODD = (0, 3, 5, 6, 1, 2, 4, 7), (1, 2, 4, 7, 0, 3, 5, 6)
-
-
-def number(data: bytes) -> int:
-    return int.from_bytes(data, "little")
-
-
-def inflate(data: bytes) -> bytes:
-    return zstandard.ZstdDecompressor().decompress(data)
-
-
-def varint(data: bytes, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        value |= (data[at] & 127) << shift
-        shift, at = shift + 7, at + 1
-        if data[at - 1] < 128:
-            return value, at
-
-
-def unzigzag(value: int) -> int:
-    return value // 2 if value % 2 == 0 else -(value + 1) // 2
-
-
-def fields(data: bytes, count: int, width: int) -> list[int]:
-    whole = number(data)
-    return [whole >> (i * width) & ((1 << width) - 1) for i in range(count)]
+FLOATS = ("f64", "f32", "f16", "bf16")
+INTEGERS = ("i64", "i32", "i16", "i8", "u64", "u32", "u16", "u8")
+ORDER = {"uniform": ("scale", "zero_point", "offset"), "codebook": ("values", "scale", "offset"), "fixed": ()}
+TYPES = {"zero_point": INTEGERS, "values": FLOATS + INTEGERS, "scale": FLOATS, "offset": FLOATS}
+HEAD = '{"__metadata__":{"format":"terse","version":"1"},"terse":{"dtype":"U8","shape":[%d],"data_offsets":[0,%d]}}'
+MEMBERS = {
+    "sections": list,
+    "tensors": list,
+    "files": dict,
+    "aliases": dict,
+    "batch_norm": str,
+    "layout": dict,
+    "provenance": dict,
+}
 
 
 def read(path: str) -> dict[str, np.ndarray]:
     """Tensor name -> values: kept tensors as stored, quantised ones in fp32 before the rounding to their dtype."""
     with open(path, "rb") as stream:
         data = stream.read()
-    assert (
-        number(data[:8]) == 184
-        and data[192:200] == b"TERSENET"
-        and number(data[200:204]) == 1
-        and not any(data[204:256])
-    )
+    size = len(data) - 192
+    assert number(data[:8]) == 184 and data[8:192] == (HEAD % (size, size)).encode().ljust(184)
+    assert data[192:256] == b"TERSENET\x01".ljust(64, b"\0")
     offset, length, digest = (number(data[-32 + i : -24 + i]) for i in (0, 8, 16))
     assert data[-8:] == b"TERSEEND" and offset + length + 32 == len(data)
     assert xxhash.xxh3_64_intdigest(data[:256] + data[offset:-32]) == digest
-    index = json.loads(inflate(data[offset:-32]))
+    index = parse(inflate(data[offset:-32]))
+    check_index(index)
     tensors: dict[str, np.ndarray] = {}
-    body, at = b"", 256
+    contents, at = [], 256
     for section in index["sections"]:
-        size, kind, critical = section if isinstance(section, list) else (section, "data", True)
-        part = data[at : at + size]
-        if kind == "activations":
-            tensors |= {
-                "input of " + path: np.array(entry, object) for path, entry in json.loads(inflate(part)).items()
-            }
+        size, kind, critical = section if isinstance(section, list) else (section, "", False)
+        part = data[at : at + whole(size, 1)]
         assert xxhash.xxh3_64_intdigest(part) == number(data[at + size : at + size + 8])
-        assert kind in ("data", "activations") or not critical
-        body += part if kind == "data" else b""
+        assert isinstance(kind, str) and isinstance(critical, bool) and critical == (kind == "activations")
+        assert kind != "data" and not any(key.startswith("input of ") for key in tensors if kind == "activations")
+        if kind == "activations":
+            tensors |= activations(parse(inflate(part)))
+        if not isinstance(section, list):
+            contents.append(part)
         at += size + 8
         assert not any(data[at : at + -at % 64])
         at += -at % 64
-    assert at == offset
-    at = 0
+    assert at == offset and sum(isinstance(s, list) and s[1] == "activations" for s in index["sections"]) <= 1
+    take = taker(contents)
     for entry in index["tensors"]:
-        size = (
-            entry[6]
-            if len(entry) == 7
-            else sum(stored(f).nbytes for f in grid_fields(entry)) + entry[6] + sum(entry[7])
+        assert (
+            len(entry) in (7, 8, 9) and isinstance(entry[0], str) and entry[0][:1] != "\0" and entry[0] not in tensors
         )
-        part = body[at : at + size]
-        tensors[entry[0]] = kept(entry, part) if len(entry) == 7 else quantised(entry, part)
-        at += size
-    for name, (size, original) in sorted(index.get("files", {}).items()):
-        tensors["file:" + name] = np.frombuffer(inflate(body[at : at + size]), np.uint8)
-        assert len(tensors["file:" + name]) == original
-        at += size
-    assert at == len(body)
-    return tensors | {alias: tensors[name] for alias, name in index.get("aliases", {}).items()}
+        tensors[entry[0]] = kept(entry, take) if len(entry) == 7 else quantised(entry, take)
+    aliases = {alias: tensors[name] for alias, name in index.get("aliases", {}).items()}
+    names = {entry[0] for entry in index["tensors"]}
+    assert not names & set(aliases) and names.issuperset(index.get("aliases", {}).values())
+    for name, (size, original) in index.get("files", {}).items():
+        assert "\0" not in name
+        tensors["file:" + name] = np.frombuffer(inflate(take(whole(size, 1)), whole(original)), np.uint8)
+    assert take(0) == b"" and not any(contents)
+    return tensors | aliases
 
 
-def stored(field: list[Any]) -> np.ndarray:
-    return np.empty(field[1], DTYPES[field[0]])
+def parse(raw: bytes) -> Any:
+    """JSON of which readers cannot think differently."""
+
+    def named(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        assert len(dict(pairs)) == len(pairs)
+        return dict(pairs)
+
+    def finite(text: str) -> float:
+        assert abs(float(text)) < float("inf")
+        return float(text)
+
+    value = json.loads(raw.decode("utf-8"), object_pairs_hook=named, parse_float=finite, parse_constant=finite)
+    json.dumps(value, ensure_ascii=False).encode("utf-8")
+    return value
 
 
-def grid_fields(entry: list[Any]) -> list[list[Any]]:
-    return [entry[3][name] for name in ("values", "scale", "zero_point", "offset") if name in entry[3]]
+def depth(value: Any) -> int:
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return 1 + max(map(depth, parts), default=0) if isinstance(value, dict | list) else 0
 
 
-def kept(entry: list[Any], data: bytes) -> np.ndarray:
-    _, shape, _, kind, _, storage, _ = entry
-    if storage == 1:
-        data = inflate(data)
-    if storage == 2:
-        data = data * prod(shape)
-    return np.frombuffer(data, DTYPES[kind]).reshape(shape)
+def check_index(index: Any) -> None:
+    assert set(index) <= set(MEMBERS) and {"sections", "tensors"} <= set(index)
+    assert all(isinstance(value, MEMBERS[name]) for name, value in index.items())
+    assert all(depth(index.get(name, {})) <= 64 for name in ("aliases", "layout", "provenance"))
+    assert index.get("batch_norm", "pair") in ("pair", "fold")
+    shards, metadata = (index.get("layout", {}).get(name, {}) for name in ("shards", "metadata"))
+    assert isinstance(shards, dict) and isinstance(metadata, dict) and not any("\0" in name for name in shards)
+    assert all(isinstance(names, list) and all(isinstance(name, str) for name in names) for names in shards.values())
+    assert all(isinstance(v, str) or all(isinstance(text, str) for text in v.values()) for v in metadata.values())
 
 
-def quantised(entry: list[Any], data: bytes) -> np.ndarray:
-    _, shape, _, grid, _, coder, params, chunks = entry[:8]
-    per_chunk = entry[8] if len(entry) == 9 else 1 << 20
-    parts, at = {}, 0
-    for name in ("values", "scale", "zero_point", "offset"):
+def whole(value: Any, least: int = 0, most: int = 2**48) -> int:
+    assert type(value) is int and least <= value <= most
+    return value
+
+
+def shaped(shape: Any) -> list[int]:
+    assert isinstance(shape, list) and len(shape) <= 32 and prod(max(1, whole(size)) for size in shape) <= 2**48
+    return shape
+
+
+def taker(contents: list[bytes]) -> Any:
+    """A function that takes the next bytes, which lie in one section."""
+
+    def take(size: int) -> bytes:
+        while contents and not contents[0]:
+            contents.pop(0)
+        if not size:
+            return b""
+        assert len(contents[0]) >= size
+        taken, contents[0] = contents[0][:size], contents[0][size:]
+        return taken
+
+    return take
+
+
+def activations(value: Any) -> dict[str, np.ndarray]:
+    found = {}
+    for path, (kind, scale, levels) in value.items():
+        assert kind in ("integers", "points") and isinstance(scale, float) and 0 < np.float32(scale) < np.inf
+        assert len(levels) == 2 or (kind == "points" and len(levels) > 2)
+        assert all(a < b for a, b in pairwise(levels))
+        assert all(-(2**31) <= whole(level, -(2**31)) < 2**31 for level in levels)
+        found["input of " + path] = np.array([kind, scale, levels], object)
+    return found
+
+
+def kept(entry: list[Any], take: Any) -> np.ndarray:
+    _, shape, dtype, kind, reason, storage, size = entry
+    count = prod(shaped(shape))
+    assert isinstance(reason, str) and dtype in DTYPES and (kind == dtype or {kind, dtype} <= set(FLOATS))
+    item = np.dtype(DTYPES[kind]).itemsize
+    data = take(whole(size))
+    if whole(storage, 0, 2) == 1:
+        data = inflate(data, count * item)
+    assert len(data) == (min(1, count) if storage == 2 else count) * item
+    assert kind != "bool" or set(data) <= {0, 1}
+    return np.frombuffer(data * count if storage == 2 else data, DTYPES[kind]).reshape(shape)
+
+
+def quantised(entry: list[Any], take: Any) -> np.ndarray:
+    _, shape, dtype, grid, kind, coder, params, chunks = entry[:8]
+    assert isinstance(chunks, list)
+    per_chunk = whole(entry[8], 65536, 1 << 20) if len(entry) == 9 else 1 << 20
+    check_grid(grid, shaped(shape), dtype)
+    parts = {}
+    size = sum(prod(grid[n][1]) * np.dtype(DTYPES[grid[n][0]]).itemsize for n in ORDER[grid["kind"]] if n in grid)
+    data = take(size + whole(params) + sum(whole(chunk) for chunk in chunks))
+    at = 0
+    for name in ORDER[grid["kind"]]:
         if name in grid:
-            array = stored(grid[name])
-            parts[name] = np.frombuffer(data[at : at + array.nbytes], array.dtype).reshape(array.shape)
+            array = np.empty(grid[name][1], DTYPES[grid[name][0]])
+            parts[name] = single(np.frombuffer(data[at : at + array.nbytes], array.dtype), grid[name][0], name).reshape(
+                array.shape
+            )
             at += array.nbytes
-    head = data[at : at + params]
-    at += params
-    count, pieces = prod(shape), []
-    for size in chunks:
-        pieces.append((data[at : at + size], min(per_chunk, count - per_chunk * len(pieces))))
-        at += size
-    codes = np.array(decode(coder, head, pieces, count, shape), np.int64).reshape(shape)
-    if grid["kind"] == "codebook":
-        values = parts["values"].astype(np.float32)
-        if values.ndim == 1:
-            found = values[codes]
-            for name, operation in (("scale", np.multiply), ("offset", np.add)):
-                if name in parts:
-                    found = operation(found, spread(parts[name], grid, shape).astype(np.float32))
-            return found
-        channel = np.arange(shape[grid["axis"]]).reshape([-1 if i == grid["axis"] else 1 for i in range(len(shape))])
-        return values[channel, codes]
+    head, at = data[at : at + params], at + params
+    pieces = []
+    for length in chunks:
+        pieces.append(data[at : at + length])
+        at += length
+    codes = np.array(decode(whole(coder), head, pieces, per_chunk, shape, kind), np.int64).reshape(shape)
+    return values(grid, parts, codes)
+
+
+def single(array: np.ndarray, dtype: str, name: str) -> np.ndarray:
+    """The entries of a field: zero points as 64-bit integers that fit 32 bits, others in fp32."""
+    if name == "zero_point":
+        assert all(-(2**31) <= value < 2**31 for value in array.tolist())
+        return array.astype(np.int64)
+    with np.errstate(over="ignore"):
+        found = (array.astype("<u4") << 16).view("<f4") if dtype == "bf16" else array.astype("<f4")
+    assert np.isfinite(found).all() and (name != "scale" or found.all())
+    return found
+
+
+def check_grid(grid: Any, shape: list[int], dtype: str) -> None:
+    kind, names = grid["kind"], set(grid) - {"kind"}
+    assert dtype in FLOATS
+    if kind == "fixed":
+        assert names == {"exponent"}
+        whole(grid["exponent"], -126, 126)
+        return
+    assert names <= {*ORDER[kind], "axis", "group_size"} and not {"axis", "group_size"} <= names
+    given = {name: shaped(grid[name][1]) for name in ORDER[kind] if name in grid}
+    assert all(len(grid[name]) == 2 and grid[name][0] in TYPES[name] for name in given)
+    lead = []
+    if "axis" in grid:
+        lead = [shape[whole(grid["axis"])]]
+    if "group_size" in grid:
+        assert kind == "uniform" and prod(shape) and shape
+        lead = [shape[0], -(-prod(shape[1:]) // whole(grid["group_size"], 1))]
+    if kind == "codebook":
+        of_values = given.pop("values")
+        assert of_values and of_values[:-1] in ([], [] if given else lead)
+    else:
+        assert "scale" in given
+    assert all(each in ([], lead) for each in given.values())
+
+
+def values(grid: dict[str, Any], parts: dict[str, np.ndarray], codes: np.ndarray) -> np.ndarray:
+    shape = codes.shape
     if grid["kind"] == "fixed":
         return codes.astype(np.float32) * np.float32(2.0) ** grid["exponent"]
-    zero = codes - spread(parts["zero_point"], grid, shape).astype(np.int64) if "zero_point" in parts else codes
-    values = zero.astype(np.float32) * spread(parts["scale"], grid, shape).astype(np.float32)
-    return values + spread(parts["offset"], grid, shape).astype(np.float32) if "offset" in parts else values
+    if grid["kind"] == "codebook":
+        assert not codes.size or (codes.min() >= 0 and codes.max() < parts["values"].shape[-1])
+        if parts["values"].ndim == 2:
+            axis = grid["axis"]
+            channel = np.arange(shape[axis]).reshape([-1 if i == axis else 1 for i in range(len(shape))])
+            return parts["values"][channel, codes]
+        found = parts["values"][codes]
+        found = found * spread(parts["scale"], grid, shape) if "scale" in parts else found
+    else:
+        if "zero_point" in parts and codes.size:
+            zero = parts["zero_point"]
+            assert codes.min() - zero.max() >= -(2**31) and codes.max() - zero.min() < 2**31
+            codes = codes - spread(zero, grid, shape)
+        found = codes.astype(np.float32) * spread(parts["scale"], grid, shape)
+    return found + spread(parts["offset"], grid, shape) if "offset" in parts else found
 
 
-def spread(part: np.ndarray, grid: dict[str, Any], shape: list[int]) -> np.ndarray:
+def spread(part: np.ndarray, grid: dict[str, Any], shape: tuple[int, ...]) -> np.ndarray:
     if not part.shape:
         return part
     if "group_size" in grid:
         row = prod(shape[1:])
-        return np.repeat(part, grid["group_size"], axis=1)[:, :row].reshape(shape)
-    if "axis" in grid:
-        return part.reshape([-1 if i == grid["axis"] else 1 for i in range(len(shape))])
-    return part
-
-
-def decode(coder: int, head: bytes, pieces: list[tuple[bytes, int]], count: int, shape: list[int]) -> list[int]:
-    if coder in (0, 2):
-        low = unzigzag(varint(head, 1)[0])
-        opened = [(inflate(data) if coder == 2 else data, c) for data, c in pieces]
-        return [low + value for data, c in opened for value in fields(data, c, head[0])]
-    if head[0] == 128:
-        return [unzigzag(varint(head, 1)[0])] * count
-    group, size, split, at = (head[0] & 3) + 1, (head[1] & 31) + 1, head[1] >> 5, 2
-    if split == 7:
-        split, at = head[2], 3
-    low, at = varint(head, at)
-    window = (group, size, split, unzigzag(low))
-    alphabet, tables = size**group, 2 if head[0] & 16 else 1
-    half = alphabet // 2 if head[0] & 8 else 0
-    levels = fields(head[at:], tables * (alphabet - half), 6)
-    maps = []
-    for t in range(tables):
-        own = levels[t * (alphabet - half) : (t + 1) * (alphabet - half)]
-        maps.append(slots([own[max(i, alphabet - 1 - i) - half] for i in range(alphabet)] if half else own))
-    codes: list[int] = []
-    for data, c in pieces:
-        if coder == 3:
-            size, at = varint(data, 0)
-            kinds = chunk(data[at : at + size], c, head[0], window, maps)
-            codes += magnitudes(data[at + size :], kinds)
-        else:
-            codes += chunk(data, c, head[0], window, maps)
-    if not head[0] & 16:
-        return codes
-    rows = shape[0]
-    return [codes[column * rows + row] for row in range(rows) for column in range(count // rows)]
-
-
-def magnitudes(data: bytes, kinds: list[int]) -> list[int]:
-    """Codes of these classes, with their low bits in `data`."""
-    codes, at = list(kinds), 0
-    for n in range(2, 33):
-        places = [i for i, kind in enumerate(kinds) if abs(kind) == n]
-        size = (len(places) * (n - 1) + 7) // 8
-        for i, low in zip(places, fields(data[at : at + size], len(places), n - 1), strict=True):
-            codes[i] = (2 ** (n - 1) + low) * (1 if kinds[i] > 0 else -1)
-        at += size
-    assert at == len(data)
-    return codes
-
-
-def slots(levels: list[int]) -> tuple[list[int], list[int], list[int]]:
-    """Frequency of each symbol; symbol and rank of each slot."""
-    weights = [0 if level == 63 else QUARTERS[level % 4] >> (level // 4) for level in levels]
-    total = sum(weights)
-    freq = [max(1, (8192 * w + total) // (2 * total)) if w else 0 for w in weights]
-    freq[freq.index(max(freq))] += 4096 - sum(freq)
-    buckets = 16 if len(levels) <= 16 else 32
-    full = 4096 // buckets
-    left, used = freq + [0] * (buckets - len(freq)), [0] * buckets
-    symbol, rank, is_open = [0] * 4096, [0] * 4096, set(range(buckets))
-
-    def assign(bucket: int, start: int, stop: int, s: int) -> None:
-        for i in range(start, stop):
-            symbol[bucket * full + i], rank[bucket * full + i] = s, used[s]
-            used[s] += 1
-
-    while short := sorted(b for b in is_open if left[b] < full):
-        b = short[0]
-        donor = min(d for d in is_open if left[d] > full)
-        assign(b, 0, left[b], b)
-        assign(b, left[b], full, donor)
-        left[donor] -= full - left[b]
-        is_open.remove(b)
-    for b in is_open:
-        assign(b, 0, full, b)
-    return freq, symbol, rank
-
-
-def chunk(data: bytes, count: int, flags: int, window: tuple[int, int, int, int], maps: list[Any]) -> list[int]:
-    group, size, split, low = window
-    state, at, outside = 0, 0, {}
-    if flags & 16:
-        state, at = data[0], 1
-    if flags & 4:
-        listed, at = varint(data, at)
-        position = -1
-        for _ in range(listed):
-            gap, at = varint(data, at)
-            difference, at = varint(data, at)
-            position += gap + 1
-            outside[position] = unzigzag(difference)
-    raw_size = (count * split + 7) // 8
-    raw = fields(data[at : at + raw_size], count, split)
-    data = data[at + raw_size :]
-    n = -(-count // group)
-    lanes = 1 if n < 16384 else 2 if n < 65536 else 16 if n < 262144 else 64
-    states = [number(data[4 * i : 4 * i + 4]) for i in range(lanes)]
-    words = iter(np.frombuffer(data[4 * lanes :], "<u2").tolist())
-    codes: list[int] = []
-    for i in range(n):
-        freq, symbol, rank = maps[state & 1]
-        x = states[i % lanes]
-        s = symbol[x % 4096]
-        x = freq[s] * (x // 4096) + rank[x % 4096]
-        states[i % lanes] = x if x >= 65536 else x * 65536 + next(words)
-        if flags & 16:
-            k = low + s + outside.get(i, 0)
-            codes.append(2 * k if not state & 1 else 2 * k - 1 if flags & 32 else 2 * k - (k > 0) + (k < 0))
-            state = (ODD if k % 2 else EVEN)[state]
-            continue
-        for digit in [s // size**g % size for g in range(group - 1, -1, -1)][: count - len(codes)]:
-            part = low + digit + outside.get(len(codes), 0)
-            codes.append(part * 2**split + (raw[len(codes)] if split else 0))
-    assert all(x == 65536 for x in states) and next(words, None) is None
-    return codes
+        return np.repeat(part, min(row, grid["group_size"]), axis=1)[:, :row].reshape(shape)
+    return part.reshape([-1 if i == grid["axis"] else 1 for i in range(len(shape))])

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from ..errors import UsageError
-from .output import Force, Json, MaxOutput, print_json, progress_bar
+from .output import Force, Json, MaxOutput, print_json, print_line, progress_bar
 
 
 def command(
@@ -31,4 +31,4 @@ def command(
     if as_json:
         print_json({"output": str(output), "tensors": len(model.tensors) + len(model.aliases)})
     else:
-        print(f"{output}: {len(model.tensors) + len(model.aliases)} tensors")
+        print_line(f"{output}: {len(model.tensors) + len(model.aliases)} tensors")

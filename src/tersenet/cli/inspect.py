@@ -1,12 +1,11 @@
 """`tersenet inspect`: what is in a file, byte by byte."""
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .output import Json, MaxOutput, print_json, print_table
+from .output import Json, MaxOutput, plain, print_json, print_line, print_table
 
 if TYPE_CHECKING:
     from ..files.summary import Row
@@ -37,8 +36,9 @@ def command(
 
     summary = summarize(file, max_output=max_output)
     if as_json:
-        more = {"storage": asdict(storage(file, max_output=max_output))} if formats else {}
-        print_json({**asdict(summary), "bits_per_weight": summary.bits_per_weight, **more})
+        more = {"storage": vars(storage(file, max_output=max_output))} if formats else {}
+        tensors = [vars(row) for row in summary.rows]
+        print_json({**vars(summary), "rows": tensors, "bits_per_weight": summary.bits_per_weight, **more})
         return
     cells: list[tuple[str, ...]] = [
         (row.name, _size(row.shape), row.dtype, row.grid or row.reason, row.coder, _rate(row), f"{row.bytes:,}")
@@ -46,13 +46,13 @@ def command(
     ]
     cells += [(alias, "", "", f"tied to {name}", "", "", "0") for alias, name in summary.aliases.items()]
     cells += [(f"input of {path}", "", "", levels, "", "", "") for path, levels in summary.activations.items()]
-    cells += [(f"({name})", "", "", "", "", "", f"{size:,}") for name, size in summary.overhead.items()]
-    cells += [("total", "", "", "", "", "", f"{summary.size:,}")]
-    print_table(str(file), COLUMNS, cells)
-    print(
+    last = [(f"({name})", "", "", "", "", "", f"{size:,}") for name, size in summary.overhead.items()]
+    last += [("total", "", "", "", "", "", f"{summary.size:,}")]
+    print_table(str(file), COLUMNS, cells, last)
+    print_line(
         f"{summary.original_bytes / summary.size:.2f} times smaller than the {summary.original_bytes:,} bytes of its "
         f"tensors; {summary.bits_per_weight:.3f} bits per quantised weight; batch norm: {summary.batch_norm}; "
-        f"method: {summary.provenance.get('method', 'unknown')}"
+        f"method: {plain(summary.provenance.get('method', 'unknown'), 200)}"
     )
     if formats:
         found = storage(file, max_output=max_output)

@@ -10,6 +10,9 @@ from typing import Annotated, Any
 
 import typer
 
+ROWS = 1000  # of a table that are shown
+CELL = 200  # characters of a cell that are shown
+
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 MaxOutput = Annotated[int | None, typer.Option(help="Allow this many bytes of decoded tensors.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace the output if it exists.")]
@@ -42,17 +45,29 @@ def plain(text: object, most: int = 2000) -> str:
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in shown)
 
 
-def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """A table; columns whose name starts with '>' are right-aligned."""
+def print_line(text: object) -> None:
+    """One line on standard output, which may hold what a file says."""
+    print(plain(text))
+
+
+def print_table(
+    title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], last: Sequence[Sequence[object]] = ()
+) -> None:
+    """A table; columns whose name starts with '>' are right-aligned.
+
+    Of very many `rows` the first are shown, and of long cells the beginning; `last` are rows below them.
+    """
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    table = Table(title=plain(title), title_justify="left", box=None, pad_edge=False)
     for column in columns:
         table.add_column(column.removeprefix(">"), justify="right" if column.startswith(">") else "left")
-    for row in rows:
-        table.add_row(*map(str, row))
+    for row in (*rows[:ROWS], *last):
+        table.add_row(*(plain(cell, CELL) for cell in row))
     Console(width=None if sys.stdout.isatty() else 160, highlight=False, markup=False).print(table)
+    if len(rows) > ROWS:
+        print(f"({len(rows) - ROWS:,} more rows are not shown: --json has them all)")
 
 
 @contextmanager
@@ -72,7 +87,9 @@ def progress_bar() -> Iterator[None]:
         class Drawer(logging.Handler):
             def emit(self, record: logging.LogRecord) -> None:
                 facts = vars(record)
-                bar.update(task, description=record.getMessage(), completed=facts["done"], total=facts["total"])
+                bar.update(
+                    task, description=plain(record.getMessage(), CELL), completed=facts["done"], total=facts["total"]
+                )
 
         drawer, level = Drawer(), LOGGER.level
         LOGGER.addHandler(drawer)

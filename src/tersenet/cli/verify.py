@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from .output import Json, MaxOutput, print_json
+from .output import Json, MaxOutput, print_json, print_line
 
 
 def command(
@@ -20,4 +20,6 @@ def command(
     if as_json:
         print_json({"file": str(file), "ok": True, "bytes": summary.size, "tensors": len(summary.rows)})
     else:
-        print(f"{file}: {summary.size:,} bytes, {len(summary.rows)} tensors, all checksums right, everything decodes")
+        print_line(
+            f"{file}: {summary.size:,} bytes, {len(summary.rows)} tensors, all checksums right, everything decodes"
+        )

@@ -5,7 +5,9 @@ machine, with or without the native module; a malformed stream raises `CodecErro
 """
 
 from .choice import code_lengths
-from .coder import decode, decode_chunk, decode_uniform, encode
+from .coder import encode
+from .decoder import decode, decode_chunk, decode_uniform, extremes, pieces
+from .frame import inflate, stated_size
 from .stream import CODER_NAMES, CodecError, Stream
 
 __all__ = [
@@ -17,4 +19,8 @@ __all__ = [
     "decode_chunk",
     "decode_uniform",
     "encode",
+    "extremes",
+    "inflate",
+    "pieces",
+    "stated_size",
 ]

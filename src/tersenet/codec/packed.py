@@ -4,6 +4,7 @@ import numpy as np
 import zstandard
 
 from . import kernels
+from .frame import inflate
 from .stream import ZSTD, CodecError, Stream, get_varint, put_varint, unzigzag, zigzag
 from .symbols import Kind, Values, cut, fits
 from .table import Ints
@@ -30,24 +31,28 @@ def packed(flat: Values, values: Ints, chunk_symbols: int, coder: int) -> Stream
     return Stream(coder, params, tuple(chunks), chunk_symbols, len(flat))
 
 
+def parse_packing(params: bytes) -> tuple[int, int]:
+    """Width and lowest integer of a stream. **Raises** `CodecError`."""
+    if not params or params[0] > 32:
+        raise CodecError("bit packing without a width of at most 32 bits")
+    low, end = get_varint(params, 1)
+    if end != len(params):
+        raise CodecError("bytes behind the parameters of bit packing")
+    return params[0], unzigzag(low)
+
+
 def unpacked(stream: Stream, data: bytes, count: int, kind: Kind) -> Values:
     """The integers of a chunk. **Raises** `CodecError`."""
-    if not stream.params or stream.params[0] > 32:
-        raise CodecError("bit packing without a width of at most 32 bits")
-    width = stream.params[0]
-    low, end = get_varint(stream.params, 1)
-    low = unzigzag(low)
-    if end != len(stream.params):
-        raise CodecError("bytes behind the parameters of bit packing")
+    width, low = parse_packing(stream.params)
     size = (count * width + 7) // 8
     if stream.coder == ZSTD:
-        try:
-            data = zstandard.ZstdDecompressor().decompress(data, max_output_size=size + 1, allow_extra_data=False)
-        except zstandard.ZstdError as error:
-            raise CodecError(f"zstd: {error}") from error
+        data = inflate(data, size)
     if len(data) != size:
         raise CodecError(f"{len(data)} packed bytes, expected {size}")
-    values = kernels.unpack(data, count, width).astype(np.int64) + low
+    fields = kernels.unpack(data, count, width)
     if count:
-        fits(int(values.min()), int(values.max()), kind)
-    return values.astype(kind)
+        fits(low + int(fields.min()), low + int(fields.max()), kind)
+    values = fields.astype(kind)  # what does not fit wraps, and so does the sum: the result fits
+    half = 1 << 8 * kind.itemsize - 1
+    values += kind.type((low + half) % (2 * half) - half)
+    return values

@@ -8,6 +8,7 @@ coded as its indices, with one frequency table per class. A mirrored table is sy
 """
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TypeAlias
 
 import numpy as np
@@ -40,7 +41,7 @@ class Model:
         """The number of symbols."""
         return int(self.size**self.group)
 
-    @property
+    @cached_property
     def tables(self) -> list[Ints]:
         """The 12-bit frequencies, one table per class."""
         return [frequencies(levels) for levels in self.levels]

@@ -1,6 +1,8 @@
 """Grids: the finite sets of values that codes point into."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -110,3 +112,68 @@ class FixedPoint:
 
 
 Grid = Uniform | Codebook | FixedPoint
+
+PIECE = 1 << 22  # elements that are decoded at a time
+
+
+def decode_to(grid: Grid, codes: Tensor, dtype: torch.dtype) -> Tensor:
+    """`grid.decode(codes)` rounded to `dtype`, with no more than a few million fp32 values beside the result.
+
+    >>> decode_to(FixedPoint(-3), torch.tensor([-4, 1]), torch.float16)
+    tensor([-0.5000,  0.1250], dtype=torch.float16)
+    """
+    if codes.numel() <= PIECE:
+        return grid.decode(codes).to(dtype)
+    out = torch.empty(codes.shape, dtype=dtype)
+    _fill(grid, codes, out)
+    return out
+
+
+def _fill(grid: Grid, codes: Tensor, out: Tensor) -> None:
+    """Decode `codes` into `out`, cut along their first dimension that is not 1 until the pieces are small."""
+    if codes.numel() <= PIECE:
+        out.copy_(grid.decode(codes))
+        return
+    dim = next(i for i, size in enumerate(codes.shape) if size > 1)
+    if dim and isinstance(grid, Uniform) and grid.group_size is not None:
+        _fill_row(grid, grid.group_size, codes.reshape(1, -1), out.view(1, -1))
+        return
+    size = codes.shape[dim]
+    step = max(1, PIECE * size // codes.numel())
+    for start in range(0, size, step):
+        length = min(step, size - start)
+        _fill(_part(grid, dim, start, length), codes.narrow(dim, start, length), out.narrow(dim, start, length))
+
+
+def _fill_row(grid: Uniform, group: int, codes: Tensor, out: Tensor) -> None:
+    """Decode one row, cut where groups end, or inside of one group."""
+    start, row = 0, codes.shape[1]
+    while start < row:
+        whole = (start + PIECE) // group * group  # the last end of a group that is near enough
+        aligned = whole > start and start % group == 0
+        stop = min(row, whole if aligned else min(start + PIECE, (start // group + 1) * group))
+        out[:, start:stop] = _groups(grid, start // group, -(-stop // group)).decode(codes[:, start:stop])
+        start = stop
+
+
+def _groups(grid: Uniform, start: int, stop: int) -> Grid:
+    """The grid of some of the groups of its only row."""
+    return _each(grid, lambda field: field[:, start:stop])
+
+
+def _part(grid: Grid, dim: int, start: int, length: int) -> Grid:
+    """The grid of a slice along `dim`."""
+    along = 0 if isinstance(grid, Uniform) and grid.group_size is not None else getattr(grid, "axis", None)
+    return _each(grid, lambda field: field[start : start + length]) if along == dim else grid
+
+
+def _each(grid: Grid, cut: Callable[[Tensor], Tensor]) -> Grid:
+    """`grid` with those fields cut that say something of each of its units."""
+    shared = 1 if isinstance(grid, Codebook) else 0  # dimensions of `values` that belong to one unit
+    fields: dict[str, Any] = {
+        name: cut(value)
+        for name, value in vars(grid).items()
+        if isinstance(value, Tensor) and value.dim() > (shared if name == "values" else 0)
+    }
+    part: Grid = replace(grid, **fields)
+    return part

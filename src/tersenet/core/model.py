@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..errors import KeyMismatchError
 from .activation import Activation, round_input
-from .grid import Grid
+from .grid import Grid, decode_to
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -38,7 +38,7 @@ class QTensor:
 
     def dequantize(self) -> Tensor:
         """The values the network computes with, in the original dtype."""
-        return self.grid.decode(self.codes).to(self.dtype)
+        return decode_to(self.grid, self.codes, self.dtype)
 
     @property
     def shape(self) -> torch.Size:

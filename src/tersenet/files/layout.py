@@ -13,9 +13,7 @@ TRAILER = 32
 HASH = 8
 CLOSE_SECTION = 1 << 18  # a section ends behind the first tensor that brings it to this many bytes
 DEFAULT_CHUNK = 1 << 20
-MAX_INDEX = 1 << 28
-FREE_OUTPUT = 1 << 30  # decoded bytes every file may have
-MAX_GROWTH = 1000  # decoded bytes per byte of file beyond that
+LEAST_CHUNK = 1 << 16  # codes
 
 SIZES = {
     "f64": 8, "f32": 4, "f16": 2, "bf16": 2, "f8e4m3": 1, "f8e5m2": 1, "i64": 8, "i32": 4, "i16": 2, "i8": 1,
@@ -23,8 +21,7 @@ SIZES = {
 }  # fmt: skip
 GRIDS = {"uniform": ("scale", "zero_point", "offset"), "codebook": ("values", "scale", "offset"), "fixed": ()}
 ACTIVATIONS = "activations"  # the one critical section
-MAX_ACTIVATIONS = 1 << 24  # bytes of it, decompressed
-CODE_TYPES = ("i8", "i16", "i32")
+CODE_TYPES = {"i8": "int8", "i16": "int16", "i32": "int32"}
 RAW_BYTES, ZSTD_BYTES, CONSTANT_BYTES = 0, 1, 2  # how a kept tensor is stored
 
 
@@ -67,8 +64,8 @@ class Record:
 
     @property
     def output(self) -> int:
-        """Bytes of the decoded tensor in its original dtype (or of its codes, if those are more)."""
-        return self.count * max(SIZES[self.dtype], SIZES[self.code_type] if self.grid else 0)
+        """Bytes of the decoded tensor in its original dtype (or as it is stored, if those are more)."""
+        return self.count * max(SIZES[self.dtype], SIZES[self.code_type if self.grid else self.stored])
 
     @property
     def kept_size(self) -> int:
@@ -84,6 +81,11 @@ class Record:
     def grid_size(self) -> int:
         """Bytes of the grid's fields."""
         return sum(part.size for part in self.fields.values())
+
+    @property
+    def matrix(self) -> tuple[int, ...]:
+        """The shape that its codes were encoded in: rows and what is behind them."""
+        return (self.shape[0], self.count // self.shape[0]) if len(self.shape) > 1 and self.count else self.shape
 
     @property
     def size(self) -> int:

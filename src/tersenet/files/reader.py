@@ -1,39 +1,41 @@
 """Reading the container: nothing is believed before it is checked, nothing is allocated before it is plausible."""
 
-import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 import xxhash
-import zstandard
 
-from ..codec import CodecError, Stream
-from ..errors import ChecksumError, FormatError, SizeLimitError, VersionError
+from ..codec import CodecError, Stream, inflate, stated_size
+from ..errors import ChecksumError, FormatError, VersionError
 from .layout import (
     ACTIVATIONS,
     ALIGN,
+    CODE_TYPES,
     END,
-    FREE_OUTPUT,
     HASH,
     HEADER,
     MAGIC,
-    MAX_ACTIVATIONS,
-    MAX_GROWTH,
-    MAX_INDEX,
     PREFIX,
     TRAILER,
     VERSION,
+    ZSTD_BYTES,
     Record,
 )
+from .limits import Limit
 from .records import Index, parse_activations, parse_index
+from .strict import check_bools, check_codes, check_fields, parse_json
 from .writer import header, prefix
+
+HELD = 1 << 24  # bytes of sections that are kept in memory
+T = TypeVar("T")
 
 
 class Reader:
     """An open container; sections are read and checked when something in them is asked for.
 
     **Raises** `FormatError` (or a more precise child) if the file is damaged, foreign or newer; `SizeLimitError` if its
-    tensors decode to more than max(1 GiB, 1000 x the file) bytes and `max_output` does not allow it.
+    tensors decode to more bytes than `limits` allows it and `max_output` does not say that they may.
     """
 
     def __init__(self, path: str | Path, max_output: int | None = None) -> None:
@@ -41,12 +43,14 @@ class Reader:
         try:
             with self.path.open("rb") as stream:
                 self.size = stream.seek(0, 2)
+                self._limit = Limit.of(self.path, self.size, max_output)
                 self.index, self.index_size = self._open(stream)
         except OSError as error:
             raise FormatError(f"{self.path} cannot be read: {error.strerror or error}") from error
         self._place()
-        self._limit(max_output)
-        self._held = (-1, b"")
+        index = self.index
+        self._limit.check(index)
+        self._held: dict[int, bytes] = {}
 
     def _open(self, stream: BinaryIO) -> tuple[Index, int]:
         if self.size < HEADER + PREFIX + TRAILER:
@@ -82,14 +86,18 @@ class Reader:
             raise FormatError(self._says("has a header that tersenet did not write: it is damaged or forged"))
 
     def _index(self, packed: bytes) -> Index:
-        size = zstandard.frame_content_size(packed) if packed[:4] == b"\x28\xb5\x2f\xfd" else -1
-        if not 0 <= size <= min(MAX_INDEX, (1 << 16) + MAX_GROWTH * len(packed)):
-            raise FormatError(self._says(f"has an index that claims {size} bytes"))
+        return self._json(packed, "an index", parse_index)
+
+    def _json(self, packed: bytes, what: str, parse: Callable[[Any], T]) -> T:
+        """What `parse` makes of a zstd frame of JSON. **Raises** `FormatError`."""
+        size = stated_size(packed)
+        if size < 0:
+            raise FormatError(self._says(f"has {what} without a stated size"))
+        self._limit.check_text(size, what)
         try:
-            raw = zstandard.ZstdDecompressor().decompress(packed, max_output_size=size, allow_extra_data=False)
-            return parse_index(json.loads(raw, parse_constant=_no_constant))
-        except (zstandard.ZstdError, ValueError, RecursionError) as error:
-            raise FormatError(self._says(f"has an index that cannot be read: {error}")) from error
+            return parse(parse_json(inflate(packed, size)))
+        except (ValueError, RecursionError) as error:
+            raise FormatError(self._says(f"has {what} that cannot be read: {error}")) from error
 
     def _place(self) -> None:
         """Find every section in the file and every record in its section; no holes, no overlaps."""
@@ -115,73 +123,56 @@ class Reader:
         if turn < len(data) and (turn, used) != (len(data) - 1, data[turn][1]):
             raise FormatError(self._says("has data in its sections that belongs to nothing"))
 
-    def _limit(self, max_output: int | None) -> None:
-        output = sum(record.output for record in self.index.records.values()) + sum(
-            s[1] for s in self.index.files.values()
-        )
-        allowed = max(FREE_OUTPUT, MAX_GROWTH * self.size) if max_output is None else max_output
-        if output > allowed:
-            raise SizeLimitError(
-                self._says(f"claims {output:,} bytes of tensors, more than the {allowed:,} allowed for its size; "
-                           f"if you trust it, give --max-output {output} (max_output={output})")
-            )  # fmt: skip
-
-    def stream(self, record: Record) -> tuple[list[bytes], Stream]:
-        """The grid's fields (in the order of the record) and the codes of a quantised tensor, still encoded."""
+    def decoded(self, record: Record, decode: Callable[[Stream, tuple[int, ...], str], T]) -> tuple[list[bytes], T]:
+        """The grid's fields of a quantised tensor, in the order of the record, and what `decode` makes of its codes."""
         data = self._bytes(record.name, record.size)
-        lengths = [part.size for part in record.fields.values()] + [record.params, *record.chunks]
         parts, at = [], 0
-        for length in lengths:
+        for length in (*(part.size for part in record.fields.values()), record.params, *record.chunks):
             parts.append(data[at : at + length])
             at += length
-        fields, params, chunks = parts[: len(record.fields)], parts[len(record.fields)], parts[len(record.fields) + 1 :]
-        return fields, Stream(record.coder, params, tuple(chunks), record.chunk_symbols, record.count)
+        count = len(record.fields)
+        fields, params, chunks = parts[:count], parts[count], tuple(parts[count + 1 :])
+        stream = Stream(record.coder, params, chunks, record.chunk_symbols, record.count)
+        self._right(record, lambda: check_fields(record, fields))
+        return fields, self._right(record, lambda: decode(stream, record.matrix, CODE_TYPES[record.code_type]))
+
+    def check_codes(self, record: Record, fields: list[bytes], ends: tuple[int, int] | None) -> None:
+        """**Raises** `FormatError` if codes with these `ends` do not belong to a grid with these `fields`."""
+        self._right(record, lambda: check_codes(record, fields, ends))
 
     def kept(self, record: Record) -> bytes:
         """The stored bytes of a kept tensor (one element for a constant one), decompressed."""
         data = self._bytes(record.name, record.stored_size)
-        return self.inflate(data, record.kept_size, record.name) if record.storage == 1 else data
+        if record.storage == ZSTD_BYTES:
+            data = self._right(record, lambda: inflate(data, record.kept_size))
+        self._right(record, lambda: check_bools(record, data))
+        return data
 
     def file(self, name: str) -> bytes:
         """An attachment."""
         packed, size = self.index.files[name]
-        return self.inflate(self._bytes("\0" + name, packed), size, name)
+        try:
+            return inflate(self._bytes("\0" + name, packed), size)
+        except CodecError as error:
+            raise FormatError(self._says(f"has a damaged attachment {name!r}: {error}")) from error
 
     def activations(self) -> dict[str, tuple[float, list[int], bool]]:
         """What layers round their inputs to: see `parse_activations`."""
-        found: dict[str, tuple[float, list[int], bool]] = {}
         for number, section in enumerate(self.index.sections):
             if section.kind == ACTIVATIONS:
-                packed = self._section(number)
-                size = zstandard.frame_content_size(packed) if packed[:4] == b"\x28\xb5\x2f\xfd" else -1
-                if not 0 <= size <= MAX_ACTIVATIONS:
-                    raise FormatError(self._says(f"has activations that claim {size} bytes"))
-                try:
-                    found |= parse_activations(json.loads(self.inflate(packed, size, ACTIVATIONS)))
-                except (ValueError, RecursionError) as error:
-                    raise FormatError(self._says(f"has activations that cannot be read: {error}")) from error
-        return found
+                return self._json(self._section(number), ACTIVATIONS, parse_activations)
+        return {}
 
-    def inflate(self, data: bytes, size: int, name: str) -> bytes:
-        """One zstd frame of exactly `size` bytes."""
+    def _right(self, record: Record, work: Callable[[], T]) -> T:
+        """The result of `work` on a tensor. **Raises** `FormatError` that says where the tensor is if it fails."""
         try:
-            if zstandard.frame_content_size(data) != size:
-                raise FormatError(self._says(f"stores {name!r} with another size than its index says"))
-            return zstandard.ZstdDecompressor().decompress(data, max_output_size=size, allow_extra_data=False)
-        except zstandard.ZstdError as error:
-            raise FormatError(self._says(f"has a damaged {name!r}: {error}")) from error
-
-    def broken(self, name: str, error: CodecError) -> FormatError:
-        """The error for a tensor whose codes do not decode."""
-        section, at = self._where[name]
-        return FormatError(
-            self._says(f"has codes of {name!r} at byte {self._sections[section][0] + at} that do not decode: {error}")
-        )
-
-    def need(self, record: Record, condition: bool) -> None:
-        """**Raises** `FormatError` unless the codes of a codebook tensor are levels of it."""
-        if not condition:
-            raise FormatError(self._says(f"has codes of {record.name!r} outside its codebook"))
+            return work()
+        except ValueError as error:
+            section, at = self._where[record.name]
+            place = self._sections[section][0] + at if section >= 0 else self.size
+            raise FormatError(
+                self._says(f"has a tensor {record.name!r} at byte {place} that does not decode: {error}")
+            ) from error
 
     def check_all(self) -> None:
         """Read and check every section, unknown ones too."""
@@ -193,7 +184,7 @@ class Reader:
         return self._section(section)[at : at + size] if size else b""
 
     def _section(self, number: int) -> bytes:
-        if self._held[0] != number:
+        if number not in self._held:
             position, size = self._sections[number]
             with self.path.open("rb") as stream:
                 stream.seek(position)
@@ -203,12 +194,10 @@ class Reader:
                 raise ChecksumError(
                     self._says(f"is damaged between bytes {position} and {position + size + len(tail)}: copy it again")
                 )
-            self._held = (number, data)
-        return self._held[1]
+            if sum(map(len, self._held.values())) + size > HELD:
+                self._held.clear()
+            self._held[number] = data
+        return self._held[number]
 
     def _says(self, what: str) -> str:
         return f"{self.path} {what}"
-
-
-def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not allowed in the index")

@@ -2,13 +2,21 @@
 
 from dataclasses import dataclass
 from itertools import pairwise
+from math import prod
 from typing import Any
 
-from .layout import ACTIVATIONS, CODE_TYPES, DEFAULT_CHUNK, GRIDS, SIZES, Field, Record
+import numpy as np
+
+from .layout import ACTIVATIONS, CODE_TYPES, DEFAULT_CHUNK, GRIDS, LEAST_CHUNK, SIZES, Field, Record
+from .strict import check_depth
 
 FLOATS = ("f64", "f32", "f16", "bf16")
+INTEGERS = ("i64", "i32", "i16", "i8", "u64", "u32", "u16", "u8")
+FIELD_TYPES = {"zero_point": INTEGERS, "values": FLOATS + INTEGERS}  # of a grid; others are floats
 EXPONENTS = 126  # the largest magnitude of the exponent of a fixed-point grid
 MAX_SIZE = 1 << 48  # elements of a tensor, bytes of a section
+MAX_DIMENSIONS = 32
+MAX_LEVEL = 1 << 31  # magnitude of a level of an activation
 JSON_MEMBERS = {"aliases": dict, "batch_norm": str, "layout": dict, "provenance": dict}
 
 
@@ -42,6 +50,7 @@ def parse_index(value: Any) -> Index:
     unknown = set(value) - {"sections", "tensors", "files", *JSON_MEMBERS}
     _need(not unknown, f"unknown members {sorted(unknown)}: upgrade tersenet")
     sections = [_section(each) for each in _list(value.get("sections"), "sections")]
+    _need(sum(each.kind == ACTIVATIONS for each in sections) <= 1, "two sections of activations")
     records: dict[str, Record] = {}
     for entry in _list(value.get("tensors"), "tensors"):
         record = _record(_list(entry, "a tensor"))
@@ -49,13 +58,26 @@ def parse_index(value: Any) -> Index:
         records[record.name] = record
     files = value.get("files", {})
     _need(isinstance(files, dict), "files is no object")
+    _need(not any("\0" in name for name in files), "a file with NUL in its name")
     about = {key: value.get(key, kind()) for key, kind in JSON_MEMBERS.items()}
     for key, kind in JSON_MEMBERS.items():
         _need(isinstance(about[key], kind), f"{key} is no {kind.__name__}")
-    _need(about["batch_norm"] in ("", "pair", "fold"), f"batch norm {about['batch_norm']!r}")
+    _need(value.get("batch_norm", "pair") in ("pair", "fold"), f"batch norm {about['batch_norm']!r}")
+    check_depth(about)
+    _check_layout(about["layout"])
     for alias, name in about["aliases"].items():
         _need(isinstance(name, str) and name in records and alias not in records, f"alias {alias!r} of nothing")
     return Index(sections, records, {name: _pair(size) for name, size in files.items()}, about)
+
+
+def _check_layout(layout: dict[str, Any]) -> None:
+    """Shards are lists of names, and metadata are texts."""
+    shards, metadata = layout.get("shards", {}), layout.get("metadata", {})
+    _need(isinstance(shards, dict) and isinstance(metadata, dict), "a layout without names")
+    _need(not any("\0" in shard for shard in shards), "a shard with NUL in its name")
+    names = [name for each in shards.values() for name in _list(each, "a shard of the layout")]
+    texts = [text for each in metadata.values() for text in (each.values() if isinstance(each, dict) else [each])]
+    _need(all(isinstance(text, str) for text in names + texts), "a layout with names that are no text")
 
 
 def _section(value: Any) -> Section:
@@ -63,27 +85,36 @@ def _section(value: Any) -> Section:
         return Section(_int(value, 1, "a section"))
     _need(len(value) == 3 and isinstance(value[1], str) and isinstance(value[2], bool), "a section of unknown form")
     _need(
-        not value[2] or value[1] == ACTIVATIONS,
-        f"a critical section {value[1]!r} that this version does not know: upgrade tersenet",
+        value[2] == (value[1] == ACTIVATIONS),
+        f"a section {value[1]!r} that is {'' if value[2] else 'not '}critical: upgrade tersenet",
     )
+    _need(value[1] != "data", "a data section that is given a kind")
     return Section(_int(value[0], 1, "a section"), value[1])
 
 
 def _record(entry: list[Any]) -> Record:
     _need(len(entry) in (7, 8, 9), f"a tensor with {len(entry)} members")
-    name, shape, dtype = entry[0], _shape(entry[1]), _one_of(entry[2], SIZES)
+    name = entry[0]
     _need(isinstance(name, str) and not name.startswith("\0"), f"a tensor called {name!r}")
+    shape, dtype = _shape(entry[1], name), _one_of(entry[2], SIZES, name)
     if len(entry) == 7:
         _need(isinstance(entry[4], str), f"{name}: a reason that is no text")
-        kept = Record(name, shape, dtype, reason=entry[4], stored=_one_of(entry[3], SIZES),
+        kept = Record(name, shape, dtype, reason=entry[4], stored=_one_of(entry[3], SIZES, name),
                       storage=_int(entry[5], 0, name),
                       stored_size=_int(entry[6], 0, name))  # fmt: skip
         _need(kept.storage <= 2, f"{name}: stored in an unknown way")
+        _need(
+            kept.stored == dtype or (kept.stored in FLOATS and dtype in FLOATS),
+            f"{name}: stored as {kept.stored}, but of dtype {dtype}",
+        )
         _need(kept.storage == 1 or kept.stored_size == kept.kept_size, f"{name}: {kept.stored_size} bytes stored")
         return kept
     grid = entry[3]
     _need(dtype in FLOATS, f"{name}: quantised, but of dtype {dtype}")
-    _need(isinstance(grid, dict) and grid.get("kind") in GRIDS, f"{name}: an unknown grid: upgrade tersenet")
+    _need(
+        isinstance(grid, dict) and isinstance(grid.get("kind"), str) and grid["kind"] in GRIDS,
+        f"{name}: an unknown grid: upgrade tersenet",
+    )
     scalars, fields = {}, {}
     for key, value in grid.items():
         if key in ("axis", "group_size"):
@@ -94,12 +125,14 @@ def _record(entry: list[Any]) -> Record:
             _need(key in GRIDS[grid["kind"]], f"{name}: a grid with an unknown {key!r}")
             part = _list(value, f"{name}: {key}")
             _need(len(part) == 2, f"{name}: {key} of unknown form")
-            fields[key] = Field(_one_of(part[0], SIZES), _shape(part[1]))
+            fields[key] = Field(_one_of(part[0], FIELD_TYPES.get(key, FLOATS), name), _shape(part[1], name))
     ordered = {key: fields[key] for key in GRIDS[grid["kind"]] if key in fields}
     chunks = tuple(_int(size, 0, f"{name}: a chunk") for size in _list(entry[7], f"{name}: chunks"))
-    symbols = _int(entry[8], 1, f"{name}: chunk length") if len(entry) == 9 else DEFAULT_CHUNK
-    record = Record(name, shape, dtype, grid["kind"], scalars, ordered, _one_of(entry[4], CODE_TYPES),
+    symbols = _int(entry[8], LEAST_CHUNK, f"{name}: chunk length") if len(entry) == 9 else DEFAULT_CHUNK
+    _need(symbols <= DEFAULT_CHUNK, f"{name}: chunks of {symbols} codes")
+    record = Record(name, shape, dtype, grid["kind"], scalars, ordered, _one_of(entry[4], CODE_TYPES, name),
                     _int(entry[5], 0, name), _int(entry[6], 0, name), chunks, symbols)  # fmt: skip
+    _need(len(chunks) in (0, -(-record.count // symbols)), f"{name}: {len(chunks)} chunks")
     _check_grid(record)
     return record
 
@@ -119,8 +152,8 @@ def _check_grid(record: Record) -> None:
     )
     lead: tuple[int, ...] = (record.shape[axis],) if axis is not None else ()
     if group is not None:
-        rows = max(1, record.shape[0])
-        lead = (record.shape[0], -(-(record.count // rows) // group))
+        _need(record.count > 0, f"{record.name}: groups of nothing")
+        lead = (record.shape[0], -(-(record.count // record.shape[0]) // group))
     if record.grid == "uniform":
         _need("scale" in record.fields, f"{record.name}: no scale")
         parts = record.fields.values()
@@ -129,7 +162,7 @@ def _check_grid(record: Record) -> None:
         values = record.fields.get("values")
         rest = [part.shape for name, part in record.fields.items() if name != "values"]
         _need(
-            values is not None and len(values.shape) > 0 and values.shape[:-1] == (() if rest else lead)
+            values is not None and len(values.shape) > 0 and values.shape[:-1] in ((), () if rest else lead)
             and all(shape in (lead, ()) for shape in rest),
             f"{record.name}: a codebook of another shape",
         )  # fmt: skip
@@ -159,13 +192,17 @@ def _pair(value: Any) -> tuple[int, int]:
     return _int(both[0], 1, "a file"), _int(both[1], 0, "a file")
 
 
-def _shape(value: Any) -> tuple[int, ...]:
-    return tuple(_int(size, 0, "a dimension") for size in _list(value, "a shape"))
+def _shape(value: Any, what: str) -> tuple[int, ...]:
+    shape = tuple(_int(size, 0, what) for size in _list(value, what))
+    if len(shape) > MAX_DIMENSIONS or prod(size or 1 for size in shape) > MAX_SIZE:
+        raise ValueError(f"{what}: a shape of {len(shape)} dimensions with too many elements")
+    return shape
 
 
-def _one_of(value: Any, names: Any) -> str:
-    _need(isinstance(value, str) and value in names, f"{value!r} is none of {', '.join(names)}")
-    return str(value)
+def _one_of(value: Any, names: Any, what: str) -> str:
+    if not (isinstance(value, str) and value in names):
+        raise ValueError(f"{what}: {value!r} is none of {', '.join(names)}")
+    return value
 
 
 def parse_activations(value: Any) -> dict[str, tuple[float, list[int], bool]]:
@@ -173,10 +210,17 @@ def parse_activations(value: Any) -> dict[str, tuple[float, list[int], bool]]:
     _need(isinstance(value, dict), "activations are no object")
     found = {}
     for path, entry in value.items():
-        kind, scale, levels = (*_list(entry, path), None, None, None)[:3]
-        _need(kind in ("integers", "points"), f"{path}: an unknown kind of levels: upgrade tersenet")
-        _need(isinstance(scale, float) and 0 < scale < 3.5e38, f"{path}: scale {scale!r}")
-        numbers = [_int(number, -(1 << 31), path) for number in _list(levels, path)]
+        _need(isinstance(entry, list) and len(entry) == 3, f"{path}: activations of unknown form")
+        kind, scale, levels = entry
+        _need(
+            isinstance(kind, str) and kind in ("integers", "points"),
+            f"{path}: an unknown kind of levels: upgrade tersenet",
+        )
+        with np.errstate(over="ignore"):
+            right = isinstance(scale, float) and bool(0 < np.float32(scale) < np.inf)
+        _need(right, f"{path}: scale {scale!r}")
+        numbers = [_int(number, -MAX_LEVEL, path) for number in _list(levels, path)]
+        _need(all(number < MAX_LEVEL for number in numbers), f"{path}: levels beyond 32 bits")
         _need(len(numbers) == 2 or (kind == "points" and len(numbers) > 2), f"{path}: {len(numbers)} levels")
         _need(all(a < b for a, b in pairwise(numbers)), f"{path}: levels that do not increase")
         found[path] = (scale, numbers, kind == "integers")

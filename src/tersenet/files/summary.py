@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import codec
+from .boundary import reading
 from .layout import ACTIVATIONS, HASH, HEADER, PREFIX, TRAILER, VERSION, Record
 from .reader import Reader
 from .writer import canonical
@@ -66,37 +67,29 @@ class Summary:
 
 def summarize(path: str | Path, *, max_output: int | None = None) -> Summary:
     """The contents of a file. **Raises** `FormatError` if it is damaged or foreign."""
-    return _summary(Reader(path, max_output))
+    with reading(path, "index"):
+        return _summary(Reader(path, max_output))
 
 
 def verify(path: str | Path, *, max_output: int | None = None) -> Summary:
-    """The contents of a file, after checking every checksum and decoding every tensor.
+    """The contents of a file, after checking every checksum and decoding every tensor, a chunk at a time.
 
     **Raises** `FormatError` (or `ChecksumError`, `VersionError`, `SizeLimitError`) saying what is wrong and where.
     """
-    reader = Reader(path, max_output)
-    reader.check_all()
+    with reading(path, "index"):
+        reader = Reader(path, max_output)
+        reader.check_all()
     for record in reader.index.records.values():
-        if not record.grid:
-            reader.kept(record)
-            continue
-        stream = reader.stream(record)[1]
-        matrix = (
-            (record.shape[0], record.count // record.shape[0])
-            if len(record.shape) > 1 and record.count
-            else record.shape
-        )
-        try:
-            codes = codec.decode(stream, matrix, {"i8": "int8", "i16": "int16", "i32": "int32"}[record.code_type])
-        except codec.CodecError as error:
-            raise reader.broken(record.name, error) from error
-        if record.grid == "codebook":
-            levels = record.fields["values"].shape[-1]
-            reader.need(record, codes.size == 0 or 0 <= int(codes.min()) <= int(codes.max()) < levels)
+        with reading(path, f"tensor {record.name!r}"):
+            if record.grid:
+                reader.check_codes(record, *reader.decoded(record, codec.extremes))
+            else:
+                reader.kept(record)
     for name in reader.index.files:
-        reader.file(name)
-    reader.activations()
-    return _summary(reader)
+        with reading(path, f"attachment {name!r}"):
+            reader.file(name)
+    with reading(path, "index"):
+        return _summary(reader)
 
 
 def _summary(reader: Reader) -> Summary:

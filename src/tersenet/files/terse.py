@@ -15,9 +15,11 @@ from ..core.grid import Codebook, FixedPoint, Grid, Uniform
 from ..core.levels import Integers, Points
 from ..core.model import CompressedModel, Entry, Finding, KeptTensor, Piece, QTensor, TensorSpec
 from .atomic import replacing_file
-from .layout import ACTIVATIONS, CONSTANT_BYTES, GRIDS, RAW_BYTES, ZSTD_BYTES, Field, Record
+from .boundary import reading
+from .layout import CONSTANT_BYTES, GRIDS, RAW_BYTES, ZSTD_BYTES, Field, Record
 from .reader import Reader
-from .writer import Writer, compress
+from .strict import check_bools, check_codes, check_fields
+from .writer import Writer, compress, writing
 
 DTYPES = {
     "f64": torch.float64, "f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16,
@@ -32,7 +34,8 @@ KINDS: dict[str, type[Grid]] = {"uniform": Uniform, "codebook": Codebook, "fixed
 def save(model: CompressedModel, path: str | Path, *, force: bool = False, effort: str = "fast") -> int:
     """Write `model` to `path` and return the file's size in bytes.
 
-    **Raises** `OutputError` if `path` exists (without `force`) or cannot be written; then nothing has changed.
+    **Raises** `OutputError` if `path` exists (without `force`), cannot be written, or could not be read again; then
+    nothing has changed.
     """
     pieces = itertools.chain(model.tensors.items(), model.activations.items())
     return write(path, pieces, model, force=force, effort=effort)
@@ -76,9 +79,13 @@ def load(path: str | Path, *, max_output: int | None = None) -> CompressedModel:
     """Open the file at `path`: its tensors are decoded each time they are asked for.
 
     **Raises** `FormatError` for a damaged or foreign file, `VersionError` for a newer one, `SizeLimitError` if it
-    claims to hold more than `max_output` bytes (default: the larger of 1 GiB and 1000 times its size).
+    claims to hold more than `max_output` bytes (default: the larger of 256 MiB and 250 times its size).
     """
-    reader = Reader(path, max_output)
+    with reading(path, "index"):
+        return _opened(Reader(path, max_output))
+
+
+def _opened(reader: Reader) -> CompressedModel:
     about = reader.index.about
     specs = {n: TensorSpec(torch.Size(r.shape), DTYPES[r.dtype]) for n, r in reader.index.records.items()}
     return CompressedModel(
@@ -104,7 +111,8 @@ class LazyTensors(Mapping[str, Entry]):
 
     def __getitem__(self, name: str) -> Entry:
         record = self._reader.index.records[name]
-        return _read_quantised(self._reader, record) if record.grid else _read_kept(self._reader, record)
+        with reading(self._reader.path, f"tensor {name!r}"):
+            return _read_quantised(self._reader, record) if record.grid else _read_kept(self._reader, record)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._reader.index.records)
@@ -127,7 +135,7 @@ def _write(stream: BinaryIO | RawIOBase, pieces: Iterable[Piece], around: Compre
     for name in sorted(around.attachments):
         writer.add_file(name, around.attachments[name])
     if activations:
-        writer.add_section(ACTIVATIONS, activations)
+        writer.add_activations(activations)
     return writer.close(
         aliases=dict(around.aliases),
         provenance={**around.provenance, **findings},
@@ -162,7 +170,11 @@ def _quantised(name: str, entry: QTensor, effort: str) -> tuple[Record, list[byt
         tuple(map(len, encoded.chunks)),
         encoded.chunk_symbols,
     )
-    return record, [*parts.values(), encoded.params, *encoded.chunks]
+    fields = list(parts.values())
+    with writing(name):
+        check_fields(record, fields)
+        check_codes(record, fields, _ends(record, entry.codes))
+    return record, [*fields, encoded.params, *encoded.chunks]
 
 
 def _kept(name: str, entry: KeptTensor) -> tuple[Record, list[bytes]]:
@@ -182,35 +194,35 @@ def _kept(name: str, entry: KeptTensor) -> tuple[Record, list[bytes]]:
         storage=storage,
         stored_size=len(data),
     )
+    if entry.tensor.dtype == torch.bool:
+        with writing(name):
+            check_bools(record, _bytes(entry.tensor))
     return record, [data]
 
 
 def _read_quantised(reader: Reader, record: Record) -> QTensor:
-    parts, stream = reader.stream(record)
-    shape = record.shape
-    matrix = (shape[0], record.count // shape[0]) if len(shape) > 1 and record.count else shape
-    kind = {"i8": "int8", "i16": "int16", "i32": "int32"}[record.code_type]
-    try:
-        codes = torch.from_numpy(codec.decode(stream, matrix, kind)).reshape(shape)
-    except codec.CodecError as error:
-        raise reader.broken(record.name, error) from error
+    parts, found = reader.decoded(record, codec.decode)
+    codes = torch.from_numpy(found).reshape(record.shape)
+    reader.check_codes(record, parts, _ends(record, codes))
     members: dict[str, Any] = {
         name: _tensor(data, part.dtype, part.shape)
         for (name, part), data in zip(record.fields.items(), parts, strict=True)
     }
-    grid = KINDS[record.grid](**members | record.scalars)
-    if isinstance(grid, Codebook):
-        reader.need(record, codes.numel() == 0 or 0 <= int(codes.min()) <= int(codes.max()) < grid.values.shape[-1])
-    return QTensor(codes, grid, DTYPES[record.dtype])
+    return QTensor(codes, KINDS[record.grid](**members | record.scalars), DTYPES[record.dtype])
 
 
 def _read_kept(reader: Reader, record: Record) -> KeptTensor:
-    data = reader.kept(record)
-    shape = (1,) * min(1, record.count) if record.storage == CONSTANT_BYTES else record.shape
-    tensor = _tensor(data, record.stored, shape)
-    if record.storage == CONSTANT_BYTES and record.count:
-        tensor = tensor.repeat(record.count).reshape(record.shape)
+    one = record.storage == CONSTANT_BYTES and record.count > 0
+    tensor = _tensor(reader.kept(record), record.stored, (1,) if one else record.shape)
+    if one:
+        tensor = tensor.repeat(record.count)
     return KeptTensor(tensor.reshape(record.shape), DTYPES[record.dtype], record.reason)
+
+
+def _ends(record: Record, codes: Tensor) -> tuple[int, int] | None:
+    """The lowest and the highest code, if there are codes and not every integer is right for the grid."""
+    limited = record.grid == "codebook" or "zero_point" in record.fields
+    return (int(codes.min()), int(codes.max())) if limited and codes.numel() else None
 
 
 def _bytes(tensor: Tensor) -> bytes:

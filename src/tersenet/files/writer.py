@@ -1,14 +1,18 @@
 """Writing the container: bytes go out as they come, the header is rewritten at the end."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from io import RawIOBase
 from typing import Any, BinaryIO
 
 import xxhash
 import zstandard
 
-from .layout import ALIGN, CLOSE_SECTION, END, HASH, HEADER, MAGIC, PREFIX, TRAILER, VERSION, Record
+from ..errors import OutputError
+from .layout import ACTIVATIONS, ALIGN, CLOSE_SECTION, END, HASH, HEADER, MAGIC, PREFIX, TRAILER, VERSION, Record
+from .records import parse_activations, parse_index
+from .strict import parse_json
 
 
 class Writer:
@@ -35,17 +39,26 @@ class Writer:
         self._files[name] = [len(packed), len(content)]
         self._append([packed])
 
-    def add_section(self, kind: str, content: Mapping[str, Any]) -> None:
-        """Append a critical section that holds `content` as compressed JSON."""
+    def add_activations(self, content: Mapping[str, Any]) -> None:
+        """Append the critical section that says what inputs are rounded to.
+
+        **Raises** `OutputError` if it is nothing that a reader takes.
+        """
         self._close_section()
-        packed = compress(canonical(content))
+        with writing("what inputs are rounded to"):
+            text = canonical(content)
+            parse_activations(parse_json(text))
+        packed = compress(text)
         digest = xxhash.xxh3_64_intdigest(packed).to_bytes(HASH, "little")
         self._write(packed + digest)
         self._write(bytes(-self._position % ALIGN))
-        self._sections.append([len(packed), kind, True])
+        self._sections.append([len(packed), ACTIVATIONS, True])
 
     def close(self, **about: Any) -> int:
-        """Write index, trailer and header; `about` are the model's further JSON members. Returns the file's bytes."""
+        """Write index, trailer and header; `about` are the model's further JSON members. Returns the file's bytes.
+
+        **Raises** `OutputError` if a reader would refuse the index.
+        """
         self._close_section()
         index: dict[str, Any] = {
             "sections": self._sections,
@@ -53,7 +66,10 @@ class Writer:
             **({"files": self._files} if self._files else {}),
             **{key: value for key, value in about.items() if value},
         }
-        packed = compress(canonical(index))
+        with writing("the index"):
+            text = canonical(index)
+            parse_index(parse_json(text))
+        packed = compress(text)
         offset = self._position
         total = offset + len(packed) + TRAILER
         head = header(total - HEADER)
@@ -83,6 +99,15 @@ class Writer:
     def _write(self, data: bytes) -> None:
         self._stream.write(data)
         self._position += len(data)
+
+
+@contextmanager
+def writing(part: str) -> Iterator[None]:
+    """Turn the refusal of what the body makes, in a reader's words, into an `OutputError`."""
+    try:
+        yield
+    except (ValueError, TypeError, RecursionError) as error:
+        raise OutputError(f"{part} cannot be written, because no reader takes it: {error}") from error
 
 
 def canonical(value: Mapping[str, Any]) -> bytes:

@@ -9,14 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from .. import codec
+from ..codec import Stream
+from ..files.boundary import reading
 from ..files.layout import Record
 from ..files.reader import Reader
 
 CountsByWidth = Mapping[int, int]
 GAPS = range(2, 13)  # bits of a relative index that are tried
+SHORT = 1 << 13  # gaps below this are counted by length
 
 
 @dataclass(frozen=True)
@@ -50,21 +52,20 @@ def storage(path: str | Path, *, max_output: int | None = None) -> Storage:
 
     **Raises** `FormatError` for a damaged or foreign file.
     """
-    reader = Reader(path, max_output)
-    found = reader.index.about["provenance"].get("accgrad")
-    recorded = found.get("nonzeros", {}) if isinstance(found, dict) else {}
+    with reading(path, "index"):
+        reader = Reader(path, max_output)
     tensors, beside = [], 0
     for name, record in reader.index.records.items():
         beside += record.grid_size if record.grid else record.size
         if record.grid and record.count:
-            codes = _codes(reader, record)
-            counts = {int(bits): int(n) for bits, n in recorded.get(name, {}).items()}
-            tensors.append((record.shape, codes, counts or _counts(record, codes)))
+            with reading(path, f"tensor {name!r}"):
+                codes = reader.decoded(record, _survey)[1]
+                tensors.append((record, codes, _recorded(reader, record) or _counts(record, codes)))
     tags = tag_bits({bits for _, _, counts in tensors for bits in counts})
-    each = [_bits(shape, codes, counts, tags) for shape, codes, counts in tensors]
+    each = [_bits(record, codes, counts, tags) for record, codes, counts in tensors]
     csr, relative, bitmap, dense = (beside + -(-sum(bits[i] for bits in each) // 8) for i in range(4))
     return Storage(
-        sum(codes.size for _, codes, _ in tensors),
+        sum(record.count for record, _, _ in tensors),
         sum(sum(counts.values()) for _, _, counts in tensors),
         4 * sum(record.count for record in reader.index.records.values()),
         beside,
@@ -76,38 +77,72 @@ def storage(path: str | Path, *, max_output: int | None = None) -> Storage:
     )
 
 
-def _codes(reader: Reader, record: Record) -> npt.NDArray[np.int32]:
-    _, stream = reader.stream(record)
-    shape = record.shape
-    matrix = (shape[0], record.count // shape[0]) if len(shape) > 1 else shape
-    try:
-        return codec.decode(stream, matrix, "int32").reshape(-1)
-    except codec.CodecError as error:
-        raise reader.broken(record.name, error) from error
+@dataclass(frozen=True)
+class _Codes:
+    """Of the codes of a tensor: the extremes, how many are not 0, and for every relative index of `GAPS` bits how many
+    zeros have to be stored, because the gap before a non-zero is too long for it."""
+
+    low: int
+    high: int
+    nonzeros: int
+    bridges: tuple[int, ...]
 
 
-def _counts(record: Record, codes: npt.NDArray[np.int32]) -> dict[int, int]:
-    low, high = int(codes.min()), int(codes.max())
+def _survey(stream: Stream, shape: tuple[int, ...], kind: str) -> _Codes:
+    """What there is to say about codes, a chunk at a time."""
+    ends: list[int] = []
+    frequency = np.zeros(SHORT, np.int64)  # of gaps by length
+    bridges = np.zeros(len(GAPS), np.int64)
+    at, last, nonzeros = 0, -1, 0
+    for part in codec.pieces(stream, shape, kind):
+        ends += [int(part.min()), int(part.max())]
+        found = int(np.count_nonzero(part))
+        places = np.arange(1) if found == len(part) else np.flatnonzero(part)
+        if found:
+            gaps = np.diff(places, prepend=last - at) - 1
+            frequency += np.bincount(gaps[gaps < SHORT], minlength=SHORT)
+            frequency[0] += found - len(places)  # where all are non-zero, the first tells
+            bridges += [int((gaps[gaps >= SHORT] >> bits).sum()) for bits in GAPS]
+            last = at + (len(part) - 1 if found == len(part) else int(places[-1]))
+        at, nonzeros = at + len(part), nonzeros + found
+    lengths = np.arange(SHORT)
+    short = [int((frequency * (lengths >> bits)).sum()) for bits in GAPS]
+    return _Codes(min(ends), max(ends), nonzeros, tuple(int(a + b) for a, b in zip(bridges, short, strict=True)))
+
+
+def _recorded(reader: Reader, record: Record) -> dict[int, int]:
+    """The non-zeros of a tensor by width, if its method recorded them. **Raises** `ValueError` if they cannot be."""
+    facts = reader.index.about["provenance"].get("accgrad")
+    found = facts.get("nonzeros") if isinstance(facts, dict) else None
+    counts = found.get(record.name, {}) if isinstance(found, dict) else {}
+    right = isinstance(counts, dict) and all(
+        bits.isdecimal() and 1 <= int(bits[:3]) <= 32 and type(count) is int and count >= 0
+        for bits, count in counts.items()
+    )
+    if not right or sum(counts.values()) > record.count:
+        raise ValueError("the recorded numbers of its non-zeros cannot be true")
+    return {int(bits): count for bits, count in counts.items()}
+
+
+def _counts(record: Record, codes: _Codes) -> dict[int, int]:
+    low, high = codes.low, codes.high
     if record.grid == "codebook" or "zero_point" in record.fields or "offset" in record.fields:
-        return {max(1, (high - low).bit_length()): codes.size}  # code 0 is a value like the others
-    count = int(np.count_nonzero(codes))
-    return {max(high, -low - 1, 1).bit_length() + 1: count} if count else {}
+        return {max(1, (high - low).bit_length()): record.count}  # code 0 is a value like the others
+    return {max(high, -low - 1, 1).bit_length() + 1: codes.nonzeros} if codes.nonzeros else {}
 
 
-def _bits(
-    shape: tuple[int, ...], codes: npt.NDArray[np.int32], counts: CountsByWidth, tags: int
-) -> tuple[int, int, int, int]:
+def _bits(record: Record, codes: _Codes, counts: CountsByWidth, tags: int) -> tuple[int, int, int, int]:
     """Bits as sparse rows, with relative indices, with a bitmap, dense."""
     count, values = sum(counts.values()), sum(bits * number for bits, number in counts.items())
     widest = max(counts, default=0)
-    dense = codes.size * widest
-    if count == codes.size:
-        return csr_bits(shape, counts, tags), values + count * (tags + min(GAPS)), values + count * tags + count, dense
-    gaps = np.diff(np.flatnonzero(codes), prepend=-1) - 1
+    sparse, dense = csr_bits(record.shape, counts, tags), record.count * widest
+    if count == record.count:
+        return sparse, values + count * (tags + min(GAPS)), values + count * tags + count, dense
     relative = min(
-        values + count * (gap + tags) + int((gaps >> gap).sum()) * (gap + tags + widest) for gap in GAPS
+        values + count * (gap + tags) + bridges * (gap + tags + widest)
+        for gap, bridges in zip(GAPS, codes.bridges, strict=True)
     )  # a gap too long for the index is bridged by zeros that are stored
-    return csr_bits(shape, counts, tags), relative, values + count * tags + codes.size, dense
+    return sparse, relative, values + count * tags + record.count, dense
 
 
 def csr_bits(shape: tuple[int, ...], nonzeros: CountsByWidth, tag_bits: int) -> int:

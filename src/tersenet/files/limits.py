@@ -1,0 +1,53 @@
+"""How much a file may ask for: the one place that decides it. See "Limits" in docs/format.md.
+
+A file of n bytes may decode to `max(256 MiB, 250 n)` bytes, or to `max_output` bytes if the caller says so. Against the
+same number counts the work beside the values: every tensor, tied name and attachment as 8,192 bytes, every byte of JSON
+as 128 bytes.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import SizeLimitError
+from .records import Index
+
+FREE_OUTPUT = 1 << 28  # decoded bytes every file may have
+MAX_GROWTH = 250  # decoded bytes per byte of file beyond that
+ENTRY = 8192  # bytes that a tensor, a tied name or an attachment counts as
+TEXT = 128  # bytes that a byte of JSON counts as
+
+
+@dataclass(frozen=True)
+class Limit:
+    """What one file may ask for, in bytes."""
+
+    path: Path
+    allowed: int
+
+    @classmethod
+    def of(cls, path: Path, size: int, max_output: int | None) -> "Limit":
+        """The limit of a file of `size` bytes: `max_output` if that is given."""
+        return cls(path, max(FREE_OUTPUT, MAX_GROWTH * size) if max_output is None else max_output)
+
+    def check_text(self, size: int, what: str) -> None:
+        """**Raises** `SizeLimitError` if `size` bytes of JSON are too many."""
+        self._check(TEXT * size, f"{size:,} bytes of {what}")
+
+    def check(self, index: Index) -> None:
+        """**Raises** `SizeLimitError` if what would be written of the file is too large or too many: tied names and
+        repeated ones count as often as they are named."""
+        aliases: dict[str, str] = index.about["aliases"]
+        shards = [name for names in index.about["layout"].get("shards", {}).values() for name in names]
+        sizes = {name: record.output for name, record in index.records.items()}
+        sizes |= {alias: sizes[name] for alias, name in aliases.items()}
+        output = max(sum(sizes.values()), sum(sizes.get(name, 0) for name in shards))
+        output += sum(size for _, size in index.files.values())
+        many = max(len(sizes), len(shards)) + len(index.files)
+        self._check(max(output, ENTRY * many), f"{output:,} bytes of tensors and files in {many:,} pieces")
+
+    def _check(self, cost: int, claim: str) -> None:
+        if cost > self.allowed:
+            raise SizeLimitError(
+                f"{self.path} claims {claim}, more than the {self.allowed:,} bytes that are allowed for its size: "
+                f"if you trust it, give max_output={cost}"
+            )

@@ -3,7 +3,7 @@ outside the given arrays is written. `make asan` runs the same under AddressSani
 
 import contextlib
 from collections.abc import Callable, Iterator
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,12 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tersenet.codec import CodecError, Stream, decode_uniform, encode, native, rans
-from tersenet.codec.coder import decode_chunk
-from tersenet.codec.stream import RANS, put_varint, zigzag
-from tersenet.codec.symbols import Model
-from tersenet.codec.table import frequencies
-from tersenet.errors import NativeError
+from tersenet.codec import native, rans
 
 MODULE: Any = native.native()
 pytestmark = pytest.mark.skipif(MODULE is None, reason="no native module")
@@ -231,15 +226,6 @@ def test_codes_of_31_raw_bits_decode_as_the_reference_does() -> None:
         assert np.array_equal(out, codes.astype(np.float32)) and intact()
 
 
-@pytest.mark.parametrize("zero", [2**31 - 1, -(2**31), 5])
-def test_codes_minus_zero_points_wrap_at_32_bits_like_torch_and_numpy(zero: int) -> None:
-    codes = np.array([-70, 90, 3, 4] * 50, np.int8)
-    grid = (np.ones(1, np.float32), np.array([zero], np.int32), np.zeros(0, np.float32))
-    stream = encode(codes)
-    expected = (codes.astype(np.int32) - grid[1]).astype(np.float32)
-    assert stream.coder == RANS and np.array_equal(decode_uniform(stream, *grid, len(codes)), expected)
-
-
 integers = st.integers(-3, 40) | st.sampled_from(HUGE)
 tables = st.sampled_from([TABLE, PAIRS, [4096], [128] * 32, [1, 4095]]) | st.lists(st.integers(0, 4096), max_size=5)
 listed = st.lists(st.tuples(integers, integers), max_size=3)
@@ -295,85 +281,3 @@ def test_truncated_and_damaged_chunks_of_many_states_are_refused_on_every_path(c
             with pytest.raises(ValueError):
                 MODULE.decode_symbols(data[:length], TABLE, out, isa)
             assert intact()
-
-
-def model(low: int, **others: Any) -> Model:
-    return Model(low, 3, levels=(np.array([8, 4, 8]),), **others)
-
-
-@pytest.mark.parametrize("low", [2**31 - 1, -(2**31) - 1, 2**40, -(2**60), 2**62])
-def test_windows_beyond_the_code_type_are_the_same_error_in_every_decoder(low: int) -> None:
-    stream = Stream(
-        RANS, model(low).to_bytes(), (coded(table=frequencies(np.array([8, 4, 8])).tolist()),), 1 << 20, COUNT
-    )
-    with pytest.raises(CodecError):
-        decode_uniform(stream, *GRID, 7)
-    with pytest.raises(CodecError):
-        decode_chunk(stream, 0)
-
-
-@pytest.mark.parametrize("place", [0, 1, 2])
-@pytest.mark.parametrize("low", [-1, -(2**31), 2**31 - 3])
-@pytest.mark.parametrize("difference", [1, 2**31 - 1, -(2**31), 2**32 - 2, 2**40, -(2**61), 2**62 - 1])
-def test_exceptions_at_the_end_of_the_code_type_are_the_same_in_every_decoder(
-    difference: int, low: int, place: int
-) -> None:
-    listed = b"\1" + put_varint(place) + put_varint(zigzag(difference))
-    chunk = listed + coded(table=frequencies(np.array([8, 4, 8])).tolist())
-    stream = Stream(RANS, model(low, exceptions=True).to_bytes(), (chunk,), 1 << 20, COUNT)
-    try:
-        codes = decode_chunk(stream, 0)
-    except CodecError:
-        with pytest.raises(CodecError):
-            decode_uniform(stream, *GRID, 7)
-    else:
-        assert np.array_equal(decode_uniform(stream, *GRID, 7), codes.astype(np.float32))
-
-
-@pytest.mark.parametrize(
-    ("module", "told"),
-    [
-        (ImportError("file too short"), "cannot be imported .ImportError: file too short"),
-        (SystemError("initialisation failed"), "cannot be imported .SystemError"),
-        (ModuleNotFoundError("no"), "without its native module"),
-        (SimpleNamespace(__file__="_native.so"), "_native.so is of another version"),
-        (SimpleNamespace(__file__="_native.so", INTERFACE=99), r"interface 99, expected \d"),
-    ],
-    ids=["broken", "failing", "absent", "old", "new"],
-)
-def test_a_native_module_that_is_no_use_is_said_once_and_the_reference_is_used(
-    module: Any, told: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def find(name: str) -> ModuleType:
-        if isinstance(module, Exception):
-            raise module
-        assert name == "tersenet._native"
-        return module  # type: ignore[no-any-return]
-
-    monkeypatch.setattr(native.importlib, "import_module", find)
-    monkeypatch.delenv("TERSENET_ISA", raising=False)
-    monkeypatch.delenv("TERSENET_REQUIRE_NATIVE", raising=False)
-    native.native.cache_clear()
-    try:
-        with pytest.warns(UserWarning, match=told):
-            assert native.native() is None
-        assert native.native() is None  # silently
-        native.native.cache_clear()
-        monkeypatch.setenv("TERSENET_REQUIRE_NATIVE", "1")
-        with pytest.raises(NativeError, match=told):
-            native.native()
-    finally:
-        monkeypatch.undo()
-        native.native.cache_clear()
-
-
-def test_an_instruction_set_that_the_machine_has_not_is_an_error_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TERSENET_ISA", "avx512")
-    monkeypatch.setattr(native, "_find", lambda: (SimpleNamespace(best_isa=lambda: "scalar"), ""))
-    native.native.cache_clear()
-    try:
-        with pytest.raises(NativeError, match="the best that this machine has is 'scalar'"):
-            native.native()
-    finally:
-        monkeypatch.undo()
-        native.native.cache_clear()

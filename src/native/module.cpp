@@ -166,7 +166,8 @@ int decode_trellis(nb::bytes data, const Tables& frequencies, int64_t low, bool 
     need(difference > -kMost && difference < kMost, "an index beyond 30 bits");
     widest = std::max(widest, std::abs(difference));
   }
-  need(low > -kMost && low < kMost && widest + std::abs(low) + kMaxSymbols < kMost, "an index beyond 30 bits");
+  const auto size = static_cast<int64_t>(std::max(frequencies[0].size(), frequencies[1].size()));
+  need(low > -kMost && low < kMost && widest + std::abs(low) + size < kMost, "an index beyond 30 bits");
   const auto* bytes = static_cast<const uint8_t*>(data.data());
   nb::gil_scoped_release release;
   const Table tables[2] = {Table(frequencies[0]), Table(frequencies[1])};

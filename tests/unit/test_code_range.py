@@ -1,11 +1,12 @@
 """Where 32 bits end, every decoder gives the same: to integers, to fp32, native and reference."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from tersenet.codec import CodecError, Stream, decode_chunk, decode_uniform, encode, rans
+from tersenet.codec import CodecError, Stream, decode, decode_chunk, decode_uniform, encode, native, rans
 from tersenet.codec.stream import RANS, put_varint, zigzag
 from tersenet.codec.symbols import Model
 from tersenet.codec.table import frequencies
@@ -54,3 +55,27 @@ def test_exceptions_at_the_end_of_the_code_type_are_the_same_in_every_decoder(
             decode_uniform(stream, *GRID, 7)
     else:
         assert np.array_equal(decode_uniform(stream, *GRID, 7), codes.astype(np.float32))
+
+
+@pytest.mark.parametrize("far", [2**30 - 5, 2**30 - 4, 2**30 - 3, 2**31])
+def test_trellis_indices_at_the_end_of_the_code_type_are_the_same_in_every_decoder(
+    far: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = b"\0\1\0" + put_varint(zigzag(far)) + CODED
+    params = model(0, exceptions=True, trellis=True)
+    stream = Stream(RANS, replace(params, levels=(LEVELS, LEVELS)).to_bytes(), (data,), 1 << 20, len(SYMBOLS))
+
+    def decoded() -> Any:
+        try:
+            return decode(stream, (10, 10)).tolist()
+        except CodecError:
+            return None
+
+    ours = decoded()
+    monkeypatch.setenv("TERSENET_ISA", "reference")
+    native.native.cache_clear()
+    try:
+        assert decoded() == ours and (ours is None) == (far > 2**30 - 4)
+    finally:
+        monkeypatch.undo()
+        native.native.cache_clear()

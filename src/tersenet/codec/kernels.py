@@ -66,7 +66,8 @@ def decode_uniform(
 ) -> bool:
     """Decode a plain chunk to fp32 straight into `out`; False if that needs the long way."""
     module = native()
-    if module is None or model.trellis or not len(out):
+    inside = model.low << model.split >= -1 << 31 and (model.low + model.size) << model.split <= 1 << 31
+    if module is None or model.trellis or not len(out) or not inside:
         return False
     positions, differences, at = read_exceptions(data, len(out)) if model.exceptions else ([], [], 0)
     raw = (len(out) * model.split + 7) // 8

@@ -28,13 +28,13 @@ check: test-install
 
 # The native module under AddressSanitizer and UBSan, in a copy of the package of its own. Python itself leaks by design.
 ASAN := build/asan
+ASAN_TESTS := tests/hostile/test_native.py $(addprefix tests/unit/test_,codec.py bitpack.py code_range.py format.py)
 asan: test-install
 	rm -rf $(ASAN)
 	$(PIP) --no-deps --target $(ASAN) -C cmake.define.TERSENET_SANITIZE=ON .
 	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libstdc++.so.6)" \
 	ASAN_OPTIONS=detect_leaks=0 TERSENET_REQUIRE_NATIVE=1 PYTHONPATH=$(ASAN) \
-	$(BIN)/python -m pytest --noconftest tests/unit/test_codec.py tests/unit/test_bitpack.py tests/hostile/test_native.py tests/unit/test_code_range.py \
-	tests/unit/test_format.py
+	$(BIN)/python -m pytest --noconftest $(ASAN_TESTS)
 
 # Ten minutes in all, or FUZZ_SECONDS: what is found lies in build/fuzz, and so does the corpus for the next time.
 FUZZ_SECONDS ?= 600

@@ -22,7 +22,7 @@ import torch
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 with atheris.instrument_imports(include=["tersenet"]):
-    import mutate
+    import changes
     import seeds
     from streams import from_bytes
 
@@ -127,9 +127,9 @@ def open_(data: bytes, folder: Path) -> None:
 
 
 TARGETS = {
-    "reader": (read, mutate.file, seeds.files),
-    "codec": (decode, mutate.stream, seeds.streams),
-    "checkpoint": (open_, mutate.checkpoint, seeds.checkpoints),
+    "reader": (read, changes.file, seeds.files),
+    "codec": (decode, changes.stream, seeds.streams),
+    "checkpoint": (open_, changes.checkpoint, seeds.checkpoints),
 }
 
 
@@ -153,7 +153,7 @@ def main() -> None:
         for number, each in enumerate(seed()):
             (corpus / f"seed-{number}").write_bytes(each)
         arguments += [str(corpus), f"-artifact_prefix=build/fuzz/{target}-"]
-    atheris.Setup([sys.argv[0], *LIMITS, *arguments], once, custom_mutator=mutate.structured(change))
+    atheris.Setup([sys.argv[0], *LIMITS, *arguments], once, custom_mutator=changes.structured(change))
     atheris.Fuzz()
 
 

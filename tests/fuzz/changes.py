@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import itertools
 import json
 import random
 import struct
@@ -54,34 +55,49 @@ TEXTS = (
 
 
 def vary(value: Any, rng: random.Random) -> Any:
-    """JSON with one or a few of its parts changed."""
+    """JSON with one or a few of its parts changed, each as likely as the others."""
     for _ in range(rng.choice((1, 1, 1, 2, 4))):
-        value = _vary(value, rng)
+        value = _at(value, rng.choice(_paths(value)), rng)
     return value
 
 
-def _vary(value: Any, rng: random.Random) -> Any:
-    if isinstance(value, dict) and value and rng.random() < 0.85:
-        key = rng.choice(list(value))
-        if rng.random() < 0.1:
+def _paths(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Where the parts of `value` are, itself included; of what is long or deep not all."""
+    found = [path]
+    if len(path) < 8:
+        steps = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+        for key, part in itertools.islice(steps, 64):
+            found += _paths(part, (*path, key))
+    return found
+
+
+def _at(value: Any, path: tuple[Any, ...], rng: random.Random) -> Any:
+    if not path:
+        return _other(value, rng)
+    key, *rest = path
+    how = rng.random() if not rest else 1.0
+    if isinstance(value, dict):
+        if how < 0.1:
             return {k: v for k, v in value.items() if k != key}
-        if rng.random() < 0.1:
-            return {**value, rng.choice(TEXTS): rng.choice(list(value.values()))}
-        return {k: _vary(v, rng) if k == key else v for k, v in value.items()}
-    if isinstance(value, list) and value and rng.random() < 0.85:
-        at = rng.randrange(len(value))
-        if rng.random() < 0.1:
-            return value[:at] + value[at + 1 :]
-        if rng.random() < 0.1:
-            return value[:at] + [value[at]] * rng.choice((2, 3, 50)) + value[at + 1 :]
-        return [_vary(v, rng) if i == at else v for i, v in enumerate(value)]
-    if isinstance(value, int) and not isinstance(value, bool) and rng.random() < 0.8:
-        return rng.choice(
-            (value + 1, value - 1, value * 2, -value, value // 2, value ^ 1 << rng.randrange(8), *NUMBERS)
-        )
-    if isinstance(value, str) and rng.random() < 0.8:
+        if how < 0.2:
+            return {**value, rng.choice(TEXTS): value[key]}
+        return {k: _at(v, tuple(rest), rng) if k == key else v for k, v in value.items()}
+    if how < 0.1:
+        return value[:key] + value[key + 1 :]
+    if how < 0.2:
+        return value[:key] + [value[key]] * rng.choice((2, 3, 50)) + value[key + 1 :]
+    return [_at(v, tuple(rest), rng) if i == key else v for i, v in enumerate(value)]
+
+
+def _other(value: Any, rng: random.Random) -> Any:
+    if isinstance(value, int) and not isinstance(value, bool) and rng.random() < 0.6:
+        near = (value + 1, value - 1, value * 2, -value, value // 2, value ^ 1 << rng.randrange(8))
+        return rng.choice((*near, *NUMBERS))
+    if isinstance(value, str) and rng.random() < 0.6:
         return rng.choice((*TEXTS, value + "x", value[:-1]))
-    return rng.choice((None, True, False, [], {}, [[]], "x", 0, *NUMBERS, [value], {"": value}, [0] * 64, _deep(rng)))
+    return rng.choice(
+        (None, True, False, [], {}, [[]], "x", 0, rng.choice(NUMBERS), [value], {"": value}, [0] * 64, _deep(rng))
+    )
 
 
 def _deep(rng: random.Random) -> Any:

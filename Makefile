@@ -3,7 +3,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install -q -c constraints.txt
 
-.PHONY: demo test check test-install clean
+.PHONY: demo test check asan fuzz test-install clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -25,6 +25,23 @@ check: test-install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The native module under AddressSanitizer and UBSan, in a copy of the package of its own. Python itself leaks by design.
+ASAN := build/asan
+ASAN_TESTS := tests/hostile/test_native.py $(addprefix tests/unit/test_,codec.py bitpack.py code_range.py format.py)
+asan: test-install
+	rm -rf $(ASAN)
+	$(PIP) --no-deps --target $(ASAN) -C cmake.define.TERSENET_SANITIZE=ON .
+	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libstdc++.so.6)" \
+	ASAN_OPTIONS=detect_leaks=0 TERSENET_REQUIRE_NATIVE=1 PYTHONPATH=$(ASAN) \
+	$(BIN)/python -m pytest --noconftest $(ASAN_TESTS)
+
+# Ten minutes in all, or FUZZ_SECONDS: what is found lies in build/fuzz, and so does the corpus for the next time.
+FUZZ_SECONDS ?= 600
+fuzz: test-install
+	$(PIP) ".[test,fuzz]"
+	for target in reader codec checkpoint; do \
+	$(BIN)/python tests/fuzz/fuzz.py $$target -max_total_time=$$(($(FUZZ_SECONDS) / 3)) || exit 1; done
 
 clean:
 	rm -rf $(VENV) build dist

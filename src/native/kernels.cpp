@@ -18,8 +18,9 @@ bool trellis_indices(const int32_t* codes, size_t count, bool plain, int32_t* in
   return true;
 }
 
-void round_with_feedback(const float* weight, size_t rows, size_t columns, float scale, size_t kernel, const float* alpha,
+bool round_with_feedback(const float* weight, size_t rows, size_t columns, float scale, size_t kernel, const float* alpha,
                          const float* beta, int32_t* codes) {
+  bool all = true;
   constexpr size_t kLanes = 16;  // rows at a time: the chain of one row is latency, sixteen of them are not
   for (size_t start = 0; start < rows; start += kLanes) {
     const size_t lanes = rows - start < kLanes ? rows - start : kLanes;
@@ -34,14 +35,17 @@ void round_with_feedback(const float* weight, size_t rows, size_t columns, float
         const float error = w - code * scale;
         in_kernel[r] += error;
         in_row[r] += error;
-        codes[at] = static_cast<int32_t>(code);
+        const bool fits = std::fabs(code) < 2147483648.0f;  // neither does NaN
+        codes[at] = fits ? static_cast<int32_t>(code) : 0;
+        all &= fits;
       }
     }
   }
+  return all;
 }
 
 std::vector<uint8_t> pack(const uint32_t* values, size_t count, int width) {
-  std::vector<uint8_t> out((count * width + 7) / 8);
+  std::vector<uint8_t> out(packed_size(count, width));
   uint64_t held = 0;
   int bits = 0;
   size_t at = 0;

@@ -2,6 +2,7 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
+#include <stdexcept>
 #include <vector>
 
 namespace tersenet {
@@ -18,6 +19,7 @@ inline void expand(const uint8_t* symbols, size_t count, int group, int size, ui
 }
 
 // The grid of a run of codes: value = (((low + place) << split | raw) - zero) * scale + offset, every operation rounded.
+// Integers wrap at 32 bits, as those of torch and numpy do.
 struct Line {
   int32_t low;
   int split;
@@ -30,6 +32,7 @@ void to_fp32(const uint8_t* places, const uint32_t* raw, size_t count, const Lin
 // Eight-state trellis (docs/design/0003): class of a state is its lowest bit, parity of k moves it.
 constexpr uint8_t kNext[8][2] = {{0, 1}, {3, 2}, {5, 4}, {6, 7}, {1, 0}, {2, 3}, {4, 5}, {7, 6}};
 
+// |k| is below 2^30.
 inline int32_t trellis_code(int32_t k, bool odd, bool plain) {
   if (!odd) return 2 * k;
   return plain ? 2 * k - 1 : 2 * k - (k > 0) + (k < 0);
@@ -39,11 +42,16 @@ inline int32_t trellis_code(int32_t k, bool odd, bool plain) {
 bool trellis_indices(const int32_t* codes, size_t count, bool plain, int32_t* indices, uint8_t* states);
 
 // Rounds every row from left to right: code = rint((w + alpha[j] * A + beta[j] * S) / scale), A and S the sums of the errors
-// so far in the kernel and in the row. `rows` x `columns`, kernels of `kernel` columns.
-void round_with_feedback(const float* weight, size_t rows, size_t columns, float scale, size_t kernel, const float* alpha,
+// so far in the kernel and in the row. `rows` x `columns`, kernels of `kernel` columns; false if a code is not below 2^31.
+bool round_with_feedback(const float* weight, size_t rows, size_t columns, float scale, size_t kernel, const float* alpha,
                          const float* beta, int32_t* codes);
 
-// Fixed-width fields, least significant bit first.
+// Fixed-width fields, least significant bit first: bytes of `count` fields of `width` bits.
+inline size_t packed_size(size_t count, int width) {
+  size_t bits;
+  if (__builtin_mul_overflow(count, static_cast<size_t>(width), &bits)) throw std::invalid_argument("too many fields");
+  return bits / 8 + (bits % 8 != 0);
+}
 std::vector<uint8_t> pack(const uint32_t* values, size_t count, int width);
 void unpack(const uint8_t* data, size_t count, int width, uint32_t* values);
 

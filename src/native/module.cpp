@@ -1,4 +1,8 @@
-// tersenet._native: what Python sees. Every function releases the GIL while it works.
+// tersenet._native: what Python sees. Every function checks all it is given before it works, and then releases the GIL.
+//
+// Arrays are taken as they are (C order, the named type, on the CPU) and never converted: the wrong ones are a TypeError.
+// What is wrong with values is a ValueError; an array's own length is the only count, so that nothing is read or written
+// that Python has not allocated.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
@@ -7,7 +11,9 @@
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstdlib>
+#include <limits>
 #include <optional>
 #include <string>
 
@@ -19,12 +25,29 @@ using namespace tersenet;
 
 namespace {
 
+constexpr int kInterface = 2;  // raised with every change of what Python calls; codec/native.py asks for it
+
 template <typename T>
 using In = nb::ndarray<const T, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 template <typename T>
 using Out = nb::ndarray<T, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+template <typename T>
+using Matrix = nb::ndarray<T, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using Tables = std::vector<std::vector<uint32_t>>;
 using Exceptions = std::vector<std::pair<size_t, int64_t>>;
+
+void need(bool condition, const char* problem) {
+  if (!condition) throw std::invalid_argument(problem);
+}
+
+bool fits_int32(int64_t value) {
+  return value >= std::numeric_limits<int32_t>::min() && value <= std::numeric_limits<int32_t>::max();
+}
+
+// Whether `part` with any `split` bits behind it is a code of 32 bits.
+bool fits_code(int64_t part, int split) {
+  return fits_int32(part) && fits_int32(part * (int64_t{1} << split)) && fits_int32((part + 1) * (int64_t{1} << split) - 1);
+}
 
 Isa best_isa() {
 #if defined(__x86_64__)
@@ -37,18 +60,19 @@ Isa best_isa() {
 }
 
 Isa isa_of(const std::string& name) {
-  const Isa wanted = name == "scalar" ? Isa::scalar : name == "avx2" ? Isa::avx2 : name == "avx512" ? Isa::avx512 : best_isa();
-  if (wanted > best_isa()) throw std::invalid_argument("this machine has no " + name);
+  if (name.empty()) return best_isa();
+  need(name == "scalar" || name == "avx2" || name == "avx512", "an unknown instruction set");
+  const Isa wanted = name == "scalar" ? Isa::scalar : name == "avx2" ? Isa::avx2 : Isa::avx512;
+  need(wanted <= best_isa(), "an instruction set that this machine has not");
   return wanted;
 }
 
 nb::bytes to_bytes(const std::vector<uint8_t>& data) { return nb::bytes(data.data(), data.size()); }
 
 nb::bytes encode_symbols(In<uint8_t> symbols, const Tables& frequencies, std::optional<In<uint8_t>> which) {
-  if (!symbols.size()) return to_bytes({});
-  if (which && which->size() != symbols.size()) throw std::invalid_argument("one class per symbol is needed");
+  need(!which || which->size() == symbols.size(), "one class per symbol is needed");
   std::vector<uint8_t> out;
-  {
+  if (symbols.size()) {
     nb::gil_scoped_release release;
     const std::vector<Table> tables(frequencies.begin(), frequencies.end());
     out = encode(symbols.data(), symbols.size(), tables, which ? which->data() : nullptr);
@@ -66,60 +90,98 @@ void decode_symbols(nb::bytes data, const std::vector<uint32_t>& frequencies, Ou
   decoder.finish();
 }
 
+// The window of a chunk, checked: `size` places from `low` on, `group` of them in a symbol, `split` raw bits behind each.
+Line window(const std::vector<uint32_t>& frequencies, int64_t group, int64_t size, int64_t low, int64_t split) {
+  need(group >= 1 && group <= 3 && size >= 1 && size <= kMaxSymbols, "groups of 1 to 3 out of 1 to 32 are needed");
+  size_t alphabet = 1;
+  for (int64_t g = 0; g < group; ++g) alphabet *= static_cast<size_t>(size);
+  need(alphabet == frequencies.size(), "a table for another window");
+  need(split >= 0 && split <= 31 && (group == 1 || !split), "0 to 31 raw bits are needed, and none in a group");
+  const auto bits = static_cast<int>(split);
+  need(fits_int32(low) && fits_code(low, bits) && fits_code(low + size - 1, bits), "a window of codes beyond 32 bits");
+  return {static_cast<int32_t>(low), bits, 0, 0, nullptr};
+}
+
 // values[i] = ((code - zero_point) as fp32) * scale + offset, parameters of unit (start + i) / run, cycling;
-// code = (low + place) << split | raw bits.
-void decode_uniform(nb::bytes data, const std::vector<uint32_t>& frequencies, int group, int size, int32_t low, int split,
-                    nb::bytes raw, size_t start, size_t run, In<float> scale, In<int32_t> zero_point, In<float> offset,
-                    Out<float> out, const std::string& isa) {
+// code = (low + place + difference of a listed exception) << split | raw bits.
+void decode_uniform(nb::bytes data, const std::vector<uint32_t>& frequencies, int64_t group, int64_t size, int64_t low,
+                    int64_t split, nb::bytes raw, const Exceptions& outside, size_t start, size_t run, In<float> scale,
+                    In<int32_t> zero_point, In<float> offset, Out<float> out, const std::string& isa) {
   const auto* bytes = static_cast<const uint8_t*>(data.data());
   const auto* low_bits = static_cast<const uint8_t*>(raw.data());
-  const size_t units = scale.size(), count = out.size(), symbols = (count + group - 1) / group;
-  if (!units || !run || (zero_point.size() && zero_point.size() != units) || (offset.size() && offset.size() != units) ||
-      group < 1 || group > 3 || size < 1 || split < 0 || split > 24 || (group > 1 && split) ||
-      raw.size() < (count * split + 7) / 8)
-    throw std::invalid_argument("parameters of another grid");
+  const Line whole = window(frequencies, group, size, low, split);
+  const size_t units = scale.size(), count = out.size(), each = static_cast<size_t>(group);
+  const size_t symbols = count / each + (count % each != 0);
+  need(units && (!zero_point.size() || zero_point.size() == units) && (!offset.size() || offset.size() == units),
+       "grid parameters of different lengths");
+  need(run && start <= std::numeric_limits<size_t>::max() - count, "a run of 0, or a start beyond 64 bits");
+  need(raw.size() == packed_size(count, whole.split), "raw bits of another number of codes");
   const Isa path = isa_of(isa);
   nb::gil_scoped_release release;
   const Table table(frequencies);
   Decoder decoder(bytes, data.size(), symbols, table, path);
   constexpr size_t kTile = 6144;  // symbols per piece: a multiple of 64, so that vectors and raw bits start whole
-  std::vector<uint8_t> tile(kTile), digits(group > 1 ? 3 * kTile : 0);
-  std::vector<uint32_t> fields(split ? kTile : 0);
-  const uint8_t* places = group > 1 ? digits.data() : tile.data();
-  size_t done = 0;
+  std::vector<uint8_t> tile(kTile), digits(each > 1 ? 3 * kTile : 0);
+  std::vector<uint32_t> fields(whole.split ? kTile : 0);
+  const uint8_t* places = each > 1 ? digits.data() : tile.data();
+  const auto line_of = [&](size_t unit, int64_t lowest) {
+    const int32_t zero = zero_point.size() ? zero_point.data()[unit] : 0;
+    return Line{static_cast<int32_t>(lowest), whole.split, zero, scale.data()[unit], offset.size() ? &offset.data()[unit] : nullptr};
+  };
+  constexpr int64_t kFar = int64_t{1} << 40;
+  size_t done = 0, exception = 0;
   for (size_t at = 0; at < symbols; at += kTile) {
-    const size_t piece = std::min(kTile, symbols - at), values = std::min(piece * group, count - done);
+    const size_t piece = std::min(kTile, symbols - at), values = std::min(piece * each, count - done);
     decoder.decode(tile.data(), piece);
-    if (group > 1) expand(tile.data(), values, group, size, digits.data());
-    if (split) unpack(low_bits + at * split / 8, values, split, fields.data());
+    if (each > 1) expand(tile.data(), values, static_cast<int>(group), static_cast<int>(size), digits.data());
+    if (whole.split) unpack(low_bits + at / 8 * whole.split, values, whole.split, fields.data());
+    const uint32_t* bits = whole.split ? fields.data() : nullptr;
     for (size_t i = 0; i < values;) {
-      const size_t position = start + done + i, unit = position / run % units;
-      const size_t end = std::min(values, i + run - position % run);
-      const Line line{low, split, zero_point.size() ? zero_point.data()[unit] : 0, scale.data()[unit],
-                      offset.size() ? &offset.data()[unit] : nullptr};
-      to_fp32(places + i, split ? fields.data() + i : nullptr, end - i, line, out.data() + done + i, path == Isa::scalar);
-      i = end;
+      const size_t position = start + done + i, length = std::min(values - i, run - position % run);
+      const Line line = line_of(position / run % units, low);
+      to_fp32(places + i, bits ? bits + i : nullptr, length, line, out.data() + done + i, path == Isa::scalar);
+      i += length;
+    }
+    for (; exception < outside.size() && outside[exception].first - done < values; ++exception) {
+      const auto [place, difference] = outside[exception];
+      const size_t i = place - done;
+      need(!exception || outside[exception - 1].first < place, "exceptions that are not in order");
+      need(difference > -kFar && difference < kFar && fits_code(low + places[i] + difference, whole.split),
+           "an exception beyond 32 bits");
+      const Line line = line_of((start + place) / run % units, low + difference);
+      to_fp32(places + i, bits ? bits + i : nullptr, 1, line, out.data() + place, true);
     }
     done += values;
   }
+  need(exception == outside.size(), "exceptions that are not in order");
   decoder.finish();
 }
 
-int decode_trellis(nb::bytes data, const Tables& frequencies, int32_t low, bool plain, int state, const Exceptions& outside,
+int decode_trellis(nb::bytes data, const Tables& frequencies, int64_t low, bool plain, int state, const Exceptions& outside,
                    Out<int32_t> out) {
-  if (frequencies.size() != 2 || state < 0 || state > 7) throw std::invalid_argument("a trellis needs two tables");
+  need(frequencies.size() == 2 && state >= 0 && state <= 7, "a trellis needs two tables and a state from 0 to 7");
+  constexpr int64_t kMost = int64_t{1} << 30;  // what doubles to a code of 32 bits
+  int64_t widest = 0;
+  for (const auto& [place, difference] : outside) {
+    need(difference > -kMost && difference < kMost, "an index beyond 30 bits");
+    widest = std::max(widest, std::abs(difference));
+  }
+  const auto size = static_cast<int64_t>(std::max(frequencies[0].size(), frequencies[1].size()));
+  need(low > -kMost && low < kMost && widest + std::abs(low) + size < kMost, "an index beyond 30 bits");
   const auto* bytes = static_cast<const uint8_t*>(data.data());
   nb::gil_scoped_release release;
   const Table tables[2] = {Table(frequencies[0]), Table(frequencies[1])};
   Decoder decoder(bytes, data.size(), out.size(), tables[0], Isa::scalar);
+  const auto lowest = static_cast<int32_t>(low);
   size_t exception = 0;
   for (size_t i = 0; i < out.size(); ++i) {
     const bool odd = state & 1;
-    int32_t k = decoder.step(tables[odd]) + low;
+    int32_t k = decoder.step(tables[odd]) + lowest;
     if (exception < outside.size() && outside[exception].first == i) k += static_cast<int32_t>(outside[exception++].second);
     out.data()[i] = trellis_code(k, odd, plain);
     state = kNext[state][k & 1];
   }
+  need(exception == outside.size(), "exceptions that are not in order");
   decoder.finish();
   return state;
 }
@@ -143,48 +205,59 @@ void histogram(In<T> values, int32_t low, Out<int64_t> counts) {
 }
 
 bool trellis_indices_of(In<int32_t> codes, bool plain, Out<int32_t> indices, Out<uint8_t> states) {
-  if (indices.size() != codes.size() || states.size() != codes.size()) throw std::invalid_argument("outputs of another length");
+  need(indices.size() == codes.size() && states.size() == codes.size(), "outputs of another length");
   nb::gil_scoped_release release;
   return trellis_indices(codes.data(), codes.size(), plain, indices.data(), states.data());
 }
 
-template <typename T>
-using Matrix = nb::ndarray<T, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
-
 void round_rows(Matrix<const float> weight, float scale, size_t kernel, In<float> alpha, In<float> beta, Matrix<int32_t> codes) {
   const size_t rows = weight.shape(0), columns = weight.shape(1);
-  if (codes.shape(0) != rows || codes.shape(1) != columns || alpha.size() != columns || beta.size() != columns || !kernel)
-    throw std::invalid_argument("arrays of different shapes");
+  need(codes.shape(0) == rows && codes.shape(1) == columns && alpha.size() == columns && beta.size() == columns,
+       "arrays of different shapes");
+  need(kernel && std::isfinite(scale) && scale > 0, "a kernel of at least 1 and a positive scale are needed");
   nb::gil_scoped_release release;
-  round_with_feedback(weight.data(), rows, columns, scale, kernel, alpha.data(), beta.data(), codes.data());
+  need(round_with_feedback(weight.data(), rows, columns, scale, kernel, alpha.data(), beta.data(), codes.data()),
+       "a code beyond 32 bits");
 }
 
 nb::bytes pack_bits(In<uint32_t> values, int width) {
-  if (width < 0 || width > 32) throw std::invalid_argument("a width outside 0 to 32");
-  return to_bytes(pack(values.data(), values.size(), width));
+  need(width >= 0 && width <= 32, "a width outside 0 to 32");
+  std::vector<uint8_t> packed;
+  {
+    nb::gil_scoped_release release;
+    packed = pack(values.data(), values.size(), width);
+  }
+  return to_bytes(packed);
 }
 
 void unpack_bits(nb::bytes data, int width, Out<uint32_t> values) {
-  if (width < 0 || width > 32 || data.size() < (values.size() * width + 7) / 8)
-    throw std::invalid_argument("too few bytes for the fields");
+  need(width >= 0 && width <= 32, "a width outside 0 to 32");
+  need(data.size() >= packed_size(values.size(), width), "too few bytes for the fields");
   const auto* bytes = static_cast<const uint8_t*>(data.data());
   nb::gil_scoped_release release;
   unpack(bytes, values.size(), width, values.data());
 }
 
+auto array(const char* name) { return nb::arg(name).noconvert(); }  // an array that is taken as it is, or refused
+
 }  // namespace
 
 NB_MODULE(_native, m) {
+  m.attr("INTERFACE") = kInterface;
   m.def("best_isa", [] { return best_isa() == Isa::avx512 ? "avx512" : best_isa() == Isa::avx2 ? "avx2" : "scalar"; });
-  m.def("encode_symbols", &encode_symbols, nb::arg("symbols"), nb::arg("frequencies"), nb::arg("which").none());
-  m.def("decode_symbols", &decode_symbols);
-  m.def("decode_uniform", &decode_uniform);
-  m.def("decode_trellis", &decode_trellis);
-  m.def("histogram", &histogram<int8_t>);
-  m.def("histogram", &histogram<int16_t>);
-  m.def("histogram", &histogram<int32_t>);
-  m.def("trellis_indices", &trellis_indices_of);
-  m.def("round_with_feedback", &round_rows);
-  m.def("pack", &pack_bits);
-  m.def("unpack", &unpack_bits);
+  m.def("encode_symbols", &encode_symbols, array("symbols"), nb::arg("frequencies"), array("which").none());
+  m.def("decode_symbols", &decode_symbols, nb::arg("data"), nb::arg("frequencies"), array("out"), nb::arg("isa"));
+  m.def("decode_uniform", &decode_uniform, nb::arg("data"), nb::arg("frequencies"), nb::arg("group"), nb::arg("size"),
+        nb::arg("low"), nb::arg("split"), nb::arg("raw"), nb::arg("outside"), nb::arg("start"), nb::arg("run"),
+        array("scale"), array("zero_point"), array("offset"), array("out"), nb::arg("isa"));
+  m.def("decode_trellis", &decode_trellis, nb::arg("data"), nb::arg("frequencies"), nb::arg("low"), nb::arg("plain"),
+        nb::arg("state"), nb::arg("outside"), array("out"));
+  m.def("histogram", &histogram<int8_t>, array("values"), nb::arg("low"), array("counts"));
+  m.def("histogram", &histogram<int16_t>, array("values"), nb::arg("low"), array("counts"));
+  m.def("histogram", &histogram<int32_t>, array("values"), nb::arg("low"), array("counts"));
+  m.def("trellis_indices", &trellis_indices_of, array("codes"), nb::arg("plain"), array("indices"), array("states"));
+  m.def("round_with_feedback", &round_rows, array("weight"), nb::arg("scale"), nb::arg("kernel"), array("alpha"),
+        array("beta"), array("codes"));
+  m.def("pack", &pack_bits, array("values"), nb::arg("width"));
+  m.def("unpack", &unpack_bits, nb::arg("data"), nb::arg("width"), array("values"));
 }

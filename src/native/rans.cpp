@@ -5,10 +5,11 @@
 namespace tersenet {
 
 Table::Table(const std::vector<uint32_t>& frequencies) {
+  if (frequencies.empty() || frequencies.size() > kMaxSymbols) throw std::invalid_argument("a table of 1 to 32 symbols is needed");
   const int n = static_cast<int>(frequencies.size());
-  uint32_t total = 0;
-  for (uint32_t f : frequencies) total += f <= kTotal ? f : kTotal + 1;
-  if (n < 1 || n > kMaxSymbols || total != kTotal) throw std::invalid_argument("frequencies do not sum to 4096");
+  uint64_t total = 0;
+  for (uint32_t f : frequencies) total += f;
+  if (total != kTotal) throw std::invalid_argument("frequencies do not sum to 4096");
   buckets = n <= 16 ? 16 : 32;
   shift = n <= 16 ? 8 : 7;
   const uint32_t size = kTotal / buckets;
@@ -58,9 +59,10 @@ std::vector<uint8_t> encode(const uint8_t* symbols, size_t count, const std::vec
   int lane = static_cast<int>((count - 1) % n);
   for (size_t i = count; i-- > 0;) {
     const size_t t = which ? which[i] : 0;
-    if (t >= tables.size() || symbols[i] >= kMaxSymbols) throw std::invalid_argument("a symbol outside its table");
+    const uint32_t s = symbols[i];
+    if (t >= tables.size() || s >= kMaxSymbols) throw std::invalid_argument("a symbol outside its table");
     const Table& table = tables[t];
-    const uint32_t s = symbols[i], f = table.freq[s];
+    const uint32_t f = table.freq[s];
     if (!f) throw std::invalid_argument("a symbol of frequency 0");
     uint32_t x = state[lane];
     if (x >> 20 >= f) {
@@ -79,7 +81,7 @@ std::vector<uint8_t> encode(const uint8_t* symbols, size_t count, const std::vec
 }
 
 Decoder::Decoder(const uint8_t* data, size_t size, size_t count, const Table& table, Isa isa)
-    : table_(table), isa_(isa), states_(states_for(count)) {
+    : table_(table), isa_(isa), states_(count ? states_for(count) : 0) {
   const size_t head = 4 * static_cast<size_t>(states_);
   if (size < head || size % 2) throw std::invalid_argument("a chunk that cannot hold its states and whole words");
   std::memcpy(state_, data, head);
@@ -101,8 +103,9 @@ void Decoder::decode(uint8_t* out, size_t count) {
 }
 
 void Decoder::finish() const {
-  for (int i = 0; i < states_; ++i)
-    if (state_[i] != kLow || at_ != end_) throw std::invalid_argument("a chunk does not end where its symbols do");
+  bool whole = at_ == end_;
+  for (int i = 0; i < states_; ++i) whole &= state_[i] == kLow;
+  if (!whole) throw std::invalid_argument("a chunk does not end where its symbols do");
 }
 
 }  // namespace tersenet

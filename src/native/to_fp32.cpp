@@ -7,14 +7,12 @@ namespace {
 __attribute__((always_inline)) inline void convert(const uint8_t* places, const uint32_t* raw, size_t count, const Line& line,
                                                    float* out) {
   const float scale = line.scale;
+  const uint32_t low = static_cast<uint32_t>(line.low), zero = static_cast<uint32_t>(line.zero), shift = low - zero;
   if (raw) {
-    for (size_t i = 0; i < count; ++i) {
-      const int32_t code = static_cast<int32_t>(static_cast<uint32_t>(places[i] + line.low) << line.split | raw[i]);
-      out[i] = static_cast<float>(code - line.zero) * scale;
-    }
+    for (size_t i = 0; i < count; ++i)
+      out[i] = static_cast<float>(static_cast<int32_t>(((places[i] + low) << line.split | raw[i]) - zero)) * scale;
   } else {
-    const int32_t shift = line.low - line.zero;
-    for (size_t i = 0; i < count; ++i) out[i] = static_cast<float>(places[i] + shift) * scale;
+    for (size_t i = 0; i < count; ++i) out[i] = static_cast<float>(static_cast<int32_t>(places[i] + shift)) * scale;
   }
   if (line.offset)
     for (size_t i = 0; i < count; ++i) out[i] += *line.offset;

@@ -66,19 +66,18 @@ def decode_uniform(
 ) -> bool:
     """Decode a plain chunk to fp32 straight into `out`; False if that needs the long way."""
     module = native()
-    if module is None or model.trellis or (model.exceptions and model.split) or not len(out):
+    inside = model.low << model.split >= -1 << 31 and (model.low + model.size) << model.split <= 1 << 31
+    if module is None or model.trellis or not len(out) or not inside:
         return False
     positions, differences, at = read_exceptions(data, len(out)) if model.exceptions else ([], [], 0)
     raw = (len(out) * model.split + 7) // 8
     window = (model.group, model.size, model.low, model.split, data[at : at + raw])
+    outside = list(zip(positions, differences, strict=True))
+    table = model.tables[0].tolist()
     try:
-        module.decode_uniform(data[at + raw :], model.tables[0].tolist(), *window, start, run, *grid, out, isa())
+        module.decode_uniform(data[at + raw :], table, *window, outside, start, run, *grid, out, isa())
     except ValueError as error:
         raise CodecError(str(error)) from error
-    if positions:
-        where, off = np.array(positions), np.array(differences)
-        codes = off + np.where(off < 0, model.low, model.low + model.size - 1)
-        out[where] = values_of(codes, (where + start) // run % len(grid[0]), grid)
     return True
 
 

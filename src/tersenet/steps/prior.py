@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from ..codec.native import native
+from ..errors import WeightError
 
 KERNEL_CORRELATION = 1.0
 MEAN_INPUT = 0.3
@@ -47,6 +48,8 @@ def round_with_feedback(weight: Tensor, scale: float, kernel: int) -> Tensor:
 
     **Shapes**: `weight` `[rows, columns]` (any float dtype) -> int32 `[rows, columns]`; a kernel is `kernel`
     consecutive columns.
+
+    **Raises** `WeightError` if a code does not fit 32 bits.
     """
     rows, columns = weight.shape
     alpha, beta = feedback(columns, kernel)
@@ -55,10 +58,14 @@ def round_with_feedback(weight: Tensor, scale: float, kernel: int) -> Tensor:
     for start in range(0, rows, step):
         block = weight[start : start + step].to(torch.float32).contiguous().numpy()
         module = native()
-        if module is None:
-            codes[start : start + step] = _reference(block, np.float32(scale), kernel, alpha, beta)
-        else:
-            module.round_with_feedback(block, scale, kernel, alpha, beta, codes[start : start + step])
+        try:
+            if module is None:
+                codes[start : start + step] = _reference(block, np.float32(scale), kernel, alpha, beta)
+            else:
+                module.round_with_feedback(block, scale, kernel, alpha, beta, codes[start : start + step])
+        except ValueError as error:
+            far = float(np.abs(block).max())
+            raise WeightError(f"a weight of {far:g} on a grid of step {scale:g}: {error}; scale the weights") from error
     return torch.from_numpy(codes)
 
 
@@ -69,6 +76,8 @@ def _reference(block: Floats, scale: np.float32, kernel: int, alpha: Floats, bet
         if j % kernel == 0:
             in_kernel[:] = 0
         code = np.rint((block[:, j] + alpha[j] * in_kernel + beta[j] * in_row) / scale)
+        if not (np.abs(code) < 2.0**31).all():
+            raise ValueError("a code beyond 32 bits")
         error = block[:, j] - code * scale
         in_kernel += error
         in_row += error

@@ -22,7 +22,7 @@ from .core.model import Piece
 from .core.task import Task
 from .errors import BudgetError, TersenetError, UsageError
 from .files.atomic import check_free
-from .files.checkpoint import open_checkpoint
+from .files.checkpoint import Where, open_checkpoint
 from .files.terse import write
 from .methods import get
 from .progress import OutOfTime, until
@@ -71,7 +71,7 @@ class Outcome:
 
 
 def compress_within(
-    path: str | Path,
+    path: Where,
     output: str | Path,
     method: Method,
     *,
@@ -102,7 +102,7 @@ def compress_within(
 
 
 def auto(
-    path: str | Path,
+    path: Where,
     output: str | Path,
     *,
     module: nn.Module,
@@ -169,7 +169,7 @@ def _filling(method: Method, max_bytes: int) -> Step:
 class _Workshop:
     """Makes and judges the files of a search, in `folder`."""
 
-    def __init__(self, path: str | Path, module: nn.Module | None, task: Task | None, effort: str, folder: Path):
+    def __init__(self, path: Where, module: nn.Module | None, task: Task | None, effort: str, folder: Path):
         self.source, self.network = prepared(path, module)
         self.task, self.effort, self.folder = task, effort, folder
         self.reference = None if self.network is None else deepcopy(self.network)
@@ -217,7 +217,7 @@ class _Workshop:
 
 
 def _search(
-    path: str | Path, output: str | Path, steps: Sequence[Step], identity: dict[str, Any], module: nn.Module | None,
+    path: Where, output: str | Path, steps: Sequence[Step], identity: dict[str, Any], module: nn.Module | None,
     task: Task | None, target: Target, time_limit: float | None, force: bool, effort: str, named: str, say: Say,
 ) -> Outcome:  # fmt: skip
     deadline = time.monotonic() + (math.inf if time_limit is None else time_limit)

@@ -10,6 +10,7 @@ import logging
 import pickle
 import pickletools
 import re
+import warnings
 import zipfile
 from collections import OrderedDict, deque
 from collections.abc import Mapping
@@ -67,7 +68,7 @@ def open_pickle(path: Path, key: str | None) -> StateSource:
         raise CheckpointError(f"{path}: {error}") from error
     _check_size(path, sum(spec.shape.numel() * spec.dtype.itemsize for spec in source.specs.values()))
     said = [f"reads {named(way)}"] if way else []
-    said += [f'not {named(other)} (key="{".".join(other)}" would)' for other in others]
+    said += [f'not {named(other)} (key="{".".join(other)}" would)' for other in others[:8]]
     lost = [
         f"{'.'.join(gone)} ({why})" for gone, why in dropped.items() if not any(o[: len(gone)] == gone for o in others)
     ]
@@ -114,7 +115,8 @@ def _content(path: Path) -> Any:
         mapped = all(entry.compress_type == zipfile.ZIP_STORED for entry in inside)
         _check_size(path, sum(entry.file_size for entry in inside))
     try:
-        with torch.serialization.safe_globals(_STANDINS):
+        with torch.serialization.safe_globals(_STANDINS), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch warns of other protocols before it refuses them
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
         raise _unsafe(path, error) from error
@@ -135,29 +137,31 @@ def _check_size(path: Path, size: int) -> None:
 
 
 def _unsafe(path: Path, error: Exception) -> CheckpointError:
-    found = re.search(r"(?:GLOBAL|function|create new object for|but got) (\S+)", str(error))
-    if found is None:
-        why = str(error).partition("\n")[0][:200]
-        return CheckpointError(f"{path} is damaged or no torch checkpoint ({why}): fetch or save it again")
-    whole = _class_of(path)
-    if whole is not None:
-        what = f"is a whole pickled {whole}, not a state dict"
+    trust = "and unpickling it could run any code. If you trust its author, make a checkpoint of it once: python -c"
+    protocol, whole = _head_of(path)
+    if protocol > 3:
+        what = f"was pickled with protocol {protocol}, which torch does not read safely,"
+        code = f"torch.save(torch.load('{path.name}', weights_only=False), 'weights.pt')"
+    elif whole is not None:
+        what = f"is a whole pickled {whole}, not a state dict,"
         code = f"torch.save(torch.load('{path.name}', weights_only=False).state_dict(), 'weights.pt')"
-    else:
-        what = f"holds more than tensors ({found[1][:80]})"
+    elif found := re.search(r"(?:GLOBAL|function|create new object for|but got) (\S+)", str(error)):
+        what = f"holds more than tensors ({found[1][:80]}),"
         code = (
             f"x = torch.load('{path.name}', weights_only=False); torch.save({{k: v.state_dict() if hasattr(v, "
             "'state_dict') else v for k, v in x.items() if hasattr(v, 'state_dict') or isinstance(v, (dict, "
             "torch.Tensor))}, 'weights.pt')"
         )
-    return CheckpointError(
-        f"{path} {what}, and unpickling it could run any code. If you trust its author, make a checkpoint of it once: "
-        f'python -c "import torch; {code}"'
-    )
+    else:
+        why = re.search(r"WeightsUnpickler error: (.{1,200})", str(error))
+        return CheckpointError(
+            f"{path} is damaged or no torch checkpoint ({why[1] if why else str(error)[:200]}): fetch or save it again"
+        )
+    return CheckpointError(f'{path} {what} {trust} "import torch; {code}"')
 
 
-def _class_of(path: Path) -> str | None:
-    """The class of which the whole pickle is one object; None for a dict."""
+def _head_of(path: Path) -> tuple[int, str | None]:
+    """The protocol of a pickle, and the class of which it is one whole object (None for a dict)."""
     try:
         if kind_of(path) == "zip":
             with zipfile.ZipFile(path) as archive:
@@ -167,8 +171,12 @@ def _class_of(path: Path) -> str | None:
             stream = io.BytesIO(path.read_bytes())
             for _ in range(3):
                 deque(pickletools.genops(stream), maxlen=0)
-        first = next(part for part in pickletools.genops(stream) if part[0].name not in ("PROTO", "FRAME"))
+        parts = pickletools.genops(stream)
+        protocol = next(parts)[1]
+        skipped = ("MARK", "BINUNICODE", "BINPUT")  # before 1.6 a class stands in a tuple ("module", class, ...)
+        code, argument, _ = next(part for part in parts if part[0].name not in skipped)
     except (ValueError, StopIteration, zipfile.BadZipFile, OSError):
-        return None
-    place, _, name = str(first[1]).partition(" ")
-    return f"{place}.{name}" if first[0].name == "GLOBAL" and place != "collections" else None
+        return 0, None
+    place, _, name = str(argument).partition(" ")
+    whole = f"{place}.{name}" if code.name == "GLOBAL" and place != "collections" else None
+    return protocol if isinstance(protocol, int) else 0, whole

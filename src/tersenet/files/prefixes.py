@@ -83,7 +83,7 @@ def renamed(
         twice = next(to for to, count in Counter(new.values()).items() if count > 1)
         both = [name for name in names if new[name] == twice]
         raise CheckpointError(
-            f'{" and ".join(both)} would both be called {twice}: give strip_prefix="" or ignore_keys='
+            f'{" and ".join(both)} would both be called {twice}: give strip_prefix="" or ignore_keys="{both[1]}"'
         )
     said = [f"{prefix} is taken off names"] if prefix else []
     said += [f"left out, as the module has no such buffers: {_first(extra)}"] if extra else []

@@ -22,7 +22,7 @@ WRAPPERS = (
 )  # fmt: skip
 DEEP = 16  # levels of content that are kept
 LONG = 1 << 20  # bytes of content that are kept
-MANY = 1 << 22  # entries that are looked at for state dicts
+MANY = 1000  # state dicts in one checkpoint
 Way = tuple[str, ...]
 
 
@@ -34,10 +34,10 @@ def find_state(content: Any, key: str | None) -> tuple[Way, list[Way]]:
 
     **Raises** `CheckpointError` if there is none, or if there are several and `key` does not say which.
     """
-    found = _states(content, 0, [MANY])
+    found = _states(content, 0, {})
     if key is not None:
         way, inner = _walk(content, key, found)
-        below = _states(inner, 0, [MANY])
+        below = _states(inner, 0, {})
         chosen = (*way, *_choose(below, inner))
         return chosen, [path for path in found if path != chosen]
     chosen = _choose(found, content)
@@ -55,7 +55,7 @@ def _walk(content: Any, key: str, found: list[Way]) -> tuple[Way, Any]:
     way: Way = ()
     rest = key
     while rest:
-        names = [name for name in content if isinstance(name, str)] if isinstance(content, Mapping) else []
+        names = [name for name in content if isinstance(name, str)] if isinstance(content, dict) else []
         step = max((name for name in names if rest == name or rest.startswith(name + ".")), key=len, default=None)
         if step is None:
             raise CheckpointError(f'there is no key="{key}" in it; it has {_listed(found) or "no networks"}')
@@ -63,22 +63,22 @@ def _walk(content: Any, key: str, found: list[Way]) -> tuple[Way, Any]:
     return way, content
 
 
-def _states(content: Any, depth: int, room: list[int]) -> list[Way]:
-    """Ways to everything that looks like a state dict, not deeper than a few levels."""
-    if not isinstance(content, Mapping) or depth > 4 or ("state" in content and "param_groups" in content):
+def _states(content: Any, depth: int, seen: dict[tuple[int, int], list[Way]]) -> list[Way]:
+    """Ways to everything that looks like a state dict, not deeper than a few levels; `seen` are those known."""
+    if not isinstance(content, dict) or depth > 4 or ("state" in content and "param_groups" in content):
         return []
-    room[0] -= len(content)
-    if room[0] < 0:
-        raise CheckpointError("it holds millions of nested entries: save model.state_dict() alone")
-    inner = [
-        (key, *path)
-        for key, value in content.items()
-        if isinstance(key, str) and "optim" not in key.lower()
-        for path in _states(value, depth + 1, room)
-    ]
+    if (id(content), depth) in seen:
+        return seen[id(content), depth]
+    inner: list[Way] = []
+    for key, value in content.items():
+        if isinstance(value, dict) and isinstance(key, str) and "optim" not in key.lower():
+            inner += [(key, *path) for path in _states(value, depth + 1, seen)]
+            if len(inner) > MANY:
+                raise CheckpointError(f"it holds more than {MANY} networks: save model.state_dict() alone")
     direct = any(isinstance(value, Tensor) and value.is_floating_point() for value in content.values())
     if direct and not any(path[0] in WRAPPERS or is_average(path) for path in inner):
-        return [()]
+        inner = [()]
+    seen[id(content), depth] = inner
     return inner
 
 
@@ -108,14 +108,15 @@ def _choose(found: list[Way], content: Any) -> Way:
             raise CheckpointError(
                 f'it holds {len(group)} networks ({_listed(group)}): choose with key="{".".join(group[0])}"'
             )
-    if isinstance(content, Mapping) and any(isinstance(value, Tensor) for value in content.values()):
+    if isinstance(content, dict) and any(isinstance(value, Tensor) for value in content.values()):
         return ()
-    has = ", ".join(map(str, list(content)[:8])) if isinstance(content, Mapping) else type(content).__name__
+    has = ", ".join(map(str, list(content)[:8])) if isinstance(content, dict) else type(content).__name__
     raise CheckpointError(f"no state dict found in it (it has: {has or 'nothing'}); save model.state_dict()")
 
 
 def _listed(paths: list[Way]) -> str:
-    return ", ".join(named(path) for path in paths)
+    more = f" and {len(paths) - 8} more" if len(paths) > 8 else ""
+    return ", ".join(named(path) for path in paths[:8]) + more
 
 
 def named(path: Way) -> str:
@@ -125,8 +126,8 @@ def named(path: Way) -> str:
 
 def state_at(content: Any, path: Way) -> dict[str, Tensor]:
     """The tensors at `path`. **Raises** `CheckpointError` if networks are nested in it or names are no text."""
-    state, room = at(content, path), [MANY]
-    nested = [str(name) for name, value in state.items() if _states(value, 1, room)]
+    state = at(content, path)
+    nested = [str(name) for name, value in state.items() if _states(value, 1, {})]
     if nested or any(isinstance(v, Tensor) and not isinstance(name, str) for name, v in state.items()):
         raise CheckpointError(
             f"a state dict maps names to tensors, this has {', '.join(nested[:5]) or 'names that are no text'} as "

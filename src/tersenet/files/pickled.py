@@ -67,8 +67,8 @@ def open_pickle(path: Path, key: str | None) -> StateSource:
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error
     _check_size(path, sum(spec.shape.numel() * spec.dtype.itemsize for spec in source.specs.values()))
-    said = [f"reads {named(way)}"] if way else []
-    said += [f'not {named(other)} (key="{".".join(other)}" would)' for other in others[:8]]
+    rest = [f'not {named(other)} (key="{".".join(other)}" reads that)' for other in others[:8]]
+    said = [", ".join([f"reads {named(way)}", *rest])] if way else []
     lost = [
         f"{'.'.join(gone)} ({why})" for gone, why in dropped.items() if not any(o[: len(gone)] == gone for o in others)
     ]

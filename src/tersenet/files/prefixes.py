@@ -19,9 +19,10 @@ from torch import Tensor, nn
 
 from ..core.method import TensorSource
 from ..core.model import TensorSpec, tied_names
-from ..errors import CheckpointError
+from ..errors import CheckpointError, FormatError
 
 WRAPPED = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
+LONGEST = 1000  # characters that prefixes may add to a name
 Source = TypeVar("Source", bound=TensorSource)
 BUFFERS = (
     "position_ids", "inv_freq", "masked_bias", "causal_mask", "attn_mask", "freqs_cis", "cos_cached", "sin_cached",
@@ -78,7 +79,7 @@ def renamed(
     names = [name for name in names if not any(fnmatchcase(name, glob) for glob in ignore_keys)]
     new, prefix = _stripped(names, module, strip_prefix, common)
     extra = [] if module is None else _extra_buffers(source, new, module)
-    kept = {to: name for name, to in new.items() if name not in extra}
+    kept = {to: name for name, to in new.items() if name not in set(extra)}
     if len(kept) + len(extra) < len(names):
         twice = next(to for to, count in Counter(new.values()).items() if count > 1)
         both = [name for name in names if new[name] == twice]
@@ -210,6 +211,8 @@ def original_names(layout: Mapping[str, Any]) -> Callable[[str], str]:
 
     >>> original_names({"prefixes": {"": "module.", "layer1": "_orig_mod."}})("layer1.conv.weight")
     'module.layer1._orig_mod.conv.weight'
+
+    **Raises** `FormatError` when called for a name that would become very long.
     """
     prefixes, odd = layout.get("prefixes", {}), layout.get("renamed", {})
 
@@ -220,6 +223,8 @@ def original_names(layout: Mapping[str, Any]) -> Callable[[str], str]:
         for part in name.split("."):
             text += prefixes.get(path, "") + part + "."
             path = f"{path}.{part}" if path else part
+            if len(text) > len(name) + LONGEST:
+                raise FormatError(f"the file's layout puts more than {LONGEST} characters before names")
         return text[:-1]
 
     return back

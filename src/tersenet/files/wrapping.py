@@ -35,12 +35,9 @@ def find_state(content: Any, key: str | None) -> tuple[Way, list[Way]]:
     **Raises** `CheckpointError` if there is none, or if there are several and `key` does not say which.
     """
     found = _states(content, 0, {})
-    if key is not None:
-        way, inner = _walk(content, key, found)
-        below = _states(inner, 0, {})
-        chosen = (*way, *_choose(below, inner))
-        return chosen, [path for path in found if path != chosen]
-    chosen = _choose(found, content)
+    way: Way = () if key is None else _walk(content, key, found)
+    below = [(*way, *path) for path in _states(at(content, way), 0, {})] if way else found
+    chosen = _choose(below, content, way)
     return chosen, [path for path in found if path != chosen]
 
 
@@ -51,7 +48,8 @@ def at(content: Any, path: Way) -> Any:
     return content
 
 
-def _walk(content: Any, key: str, found: list[Way]) -> tuple[Way, Any]:
+def _walk(content: Any, key: str, found: list[Way]) -> Way:
+    """The way that `key` names: keys with dots between them."""
     way: Way = ()
     rest = key
     while rest:
@@ -60,7 +58,7 @@ def _walk(content: Any, key: str, found: list[Way]) -> tuple[Way, Any]:
         if step is None:
             raise CheckpointError(f'there is no key="{key}" in it; it has {_listed(found) or "no networks"}')
         way, content, rest = (*way, step), content[step], rest[len(step) + 1 :]
-    return way, content
+    return way
 
 
 def _states(content: Any, depth: int, seen: dict[tuple[int, int], list[Way]]) -> list[Way]:
@@ -91,9 +89,10 @@ def is_average(path: Way) -> bool:
     return any("ema" in re.split(r"[^a-z]+", key.lower()) for key in path)
 
 
-def _choose(found: list[Way], content: Any) -> Way:
-    average = [path for path in found if is_average(path)]
-    known = [path for path in found if path not in average and all(key in WRAPPERS for key in path)]
+def _choose(found: list[Way], content: Any, way: Way) -> Way:
+    """The one of `found`, which all begin with `way`, that is read."""
+    average = [path for path in found if is_average(path[len(way) :])]
+    known = [path for path in found if path not in average and all(key in WRAPPERS for key in path[len(way) :])]
     for group in (average, known, found):
         if len(group) == 1:
             path = group[0]
@@ -108,9 +107,10 @@ def _choose(found: list[Way], content: Any) -> Way:
             raise CheckpointError(
                 f'it holds {len(group)} networks ({_listed(group)}): choose with key="{".".join(group[0])}"'
             )
-    if isinstance(content, dict) and any(isinstance(value, Tensor) for value in content.values()):
-        return ()
-    has = ", ".join(map(str, list(content)[:8])) if isinstance(content, dict) else type(content).__name__
+    inner = at(content, way)
+    if isinstance(inner, dict) and any(isinstance(value, Tensor) for value in inner.values()):
+        return way
+    has = ", ".join(map(str, list(inner)[:8])) if isinstance(inner, dict) else type(inner).__name__
     raise CheckpointError(f"no state dict found in it (it has: {has or 'nothing'}); save model.state_dict()")
 
 

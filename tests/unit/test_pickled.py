@@ -239,6 +239,23 @@ def test_a_storage_that_claims_more_than_its_entry_is_refused(tmp_path: Path) ->
             open_checkpoint(tmp_path / "x.pt")
 
 
+def test_no_call_with_a_number_allocates(tmp_path: Path) -> None:
+    torch.save({"model": STATE, "x": 77}, tmp_path / "x.pt")
+    call = b"c__builtin__\nbytearray\nJ\xff\xff\xff\x7f\x85R"
+    repacked(tmp_path / "x.pt", lambda name: zipfile.ZIP_STORED, lambda name, part: part.replace(b"KM", call))
+    with pytest.raises(CheckpointError, match=r"x\.pt asks for a bytearray"):
+        open_checkpoint(tmp_path / "x.pt")
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_an_archive_with_two_entries_of_one_name_is_refused(tmp_path: Path) -> None:
+    torch.save({"model": STATE}, tmp_path / "x.pt")
+    with zipfile.ZipFile(tmp_path / "x.pt", "a") as archive:
+        archive.writestr("X/data.pkl", b"")
+    with pytest.raises(CheckpointError, match=r"two entries of one name"):
+        open_checkpoint(tmp_path / "x.pt")
+
+
 def test_an_ordered_dict_with_its_metadata_is_a_plain_state_dict(tmp_path: Path) -> None:
     state = nn.Sequential(nn.Linear(3, 2)).state_dict()
     assert isinstance(state, OrderedDict) and hasattr(state, "_metadata")

@@ -88,9 +88,12 @@ def entries(path: Path) -> list[zipfile.ZipInfo]:
     """The directory of a zip archive. **Raises** `CheckpointError` for one that is damaged."""
     try:
         with zipfile.ZipFile(path) as archive:
-            return archive.infolist()
+            found = archive.infolist()
     except Exception as error:  # zipfile raises many kinds for a forged directory
         raise CheckpointError(f"{path} is damaged or no torch checkpoint ({error}): fetch or save it again") from error
+    if len({entry.filename.lower() for entry in found}) < len(found):
+        raise CheckpointError(f"{path} has two entries of one name, as no writer makes them: fetch or save it again")
+    return found
 
 
 def _foreign(path: Path, what: str, line: str) -> CheckpointError:

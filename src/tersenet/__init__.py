@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .core.method import Method, RunFolder
     from .core.model import CompressedModel, KeptTensor, QTensor
     from .core.task import Task
+    from .files.checkpoint import Checkpoint
     from .files.terse import save
     from .steps.outcome import Outcome
 
@@ -29,6 +30,7 @@ _HOMES = {
     "load": "api",
     "penalty": "api",
     "save": "files.terse",
+    "Checkpoint": "files.checkpoint",
     "CompressedModel": "core.model",
     "QTensor": "core.model",
     "KeptTensor": "core.model",
@@ -40,6 +42,7 @@ _HOMES = {
     "Task": "core.task",
 }
 __all__ = [
+    "Checkpoint",
     "Codebook",
     "CompressedModel",
     "KeptTensor",

@@ -16,7 +16,7 @@ from .core.model import CompressedModel, KeptTensor, Module
 from .core.task import Task
 from .errors import UsageError
 from .files.atomic import check_output
-from .files.checkpoint import open_checkpoint, open_module
+from .files.checkpoint import Where, checkpoint_at, open_checkpoint, open_module
 from .files.terse import load as open_terse
 from .files.terse import write
 from .quantizers.attach import anneal
@@ -28,7 +28,7 @@ _ATTACHED = "_tersenet_attached"
 
 
 def compress(
-    what: nn.Module | str | Path,
+    what: nn.Module | Where,
     method: str | Method = "vlcq",
     *,
     module: nn.Module | None = None,
@@ -38,8 +38,9 @@ def compress(
 ) -> CompressedModel:
     """Compress a module, or the checkpoint at a path, and return the result (in memory; see `tersenet.save`).
 
-    `method` is a name with its hyper-parameters as `fields`, or a `Method`. `module` is the network a checkpoint
-    belongs to: its weights are replaced by the checkpoint's. `task` is passed on without its test split. `run` is where
+    A `Checkpoint` says how to read one that does not tell itself: `Checkpoint("run.pt", key="ema")`. `method` is a name
+    with its hyper-parameters as `fields`, or a `Method`. `module` is the network a checkpoint belongs to: its weights
+    are replaced by the checkpoint's. `task` is passed on without its test split. `run` is where
     a training keeps its checkpoints, and what it starts from.
 
     **Raises** `InputError`, `UsageError`, `BudgetError`.
@@ -49,6 +50,8 @@ def compress(
     >>> sorted(small.state_dict())
     ['bias', 'weight']
     """
+    if of_checkpoint := sorted({"key", "strip_prefix", "ignore_keys"} & set(fields)):
+        raise UsageError(f"{of_checkpoint[0]} is of the checkpoint, not of the method: give Checkpoint(path, ...)")
     chosen = method if isinstance(method, Method) else methods.get(method)(**fields)
     source, network = prepared(what, module)
     check_method(chosen, source, run)
@@ -56,7 +59,7 @@ def compress(
 
 
 def compress_file(
-    path: str | Path,
+    path: Where,
     output: str | Path,
     method: Method,
     *,
@@ -74,7 +77,7 @@ def compress_file(
     **Raises** what `compress` raises, and `OutputError` (before any work if `output` is what is read, or exists and
     `force` is not given).
     """
-    check_output(output, path, force=force)
+    check_output(output, checkpoint_at(path).path, force=force)
     source, network = prepared(path, module)
     check_method(method, source, run)
     pieces = method.compress(source, network, task and task.for_method(), run)
@@ -162,7 +165,7 @@ def check_method(method: Method, source: TensorSource, run: RunFolder | None) ->
             raise UsageError(f"layer_bits names {glob!r}, which matches no tensor")
 
 
-def prepared(what: nn.Module | str | Path, module: nn.Module | None) -> tuple[TensorSource, nn.Module | None]:
+def prepared(what: nn.Module | Where, module: nn.Module | None) -> tuple[TensorSource, nn.Module | None]:
     """The tensors to compress, and the network with exactly these weights."""
     if isinstance(what, nn.Module):
         return open_module(what), what
@@ -170,13 +173,13 @@ def prepared(what: nn.Module | str | Path, module: nn.Module | None) -> tuple[Te
     return source, None if module is None else _filled(module, source)
 
 
-def load_network(path: str | Path, module: nn.Module, *, max_output: int | None = None) -> nn.Module:
+def load_network(path: Where, module: nn.Module, *, max_output: int | None = None) -> nn.Module:
     """`module` with the weights of a `.terse` file or of a checkpoint, in evaluation mode.
 
     **Raises** `KeyMismatchError` if names or shapes differ.
     """
-    if Path(path).suffix == ".terse":
-        return load(path, max_output=max_output).apply_to(module).eval()
+    if (file := checkpoint_at(path).file).suffix == ".terse":
+        return load(file, max_output=max_output).apply_to(module).eval()
     return _filled(module, open_checkpoint(path, module))
 
 

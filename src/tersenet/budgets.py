@@ -16,7 +16,7 @@ from .core.method import Method
 from .core.task import Task
 from .errors import BudgetError, OutputError, TersenetError, UsageError
 from .files.atomic import check_output
-from .files.checkpoint import open_checkpoint
+from .files.checkpoint import Where, checkpoint_at, open_checkpoint
 from .methods import get
 from .progress import OutOfTime, until
 from .steps.calibrate import calibration
@@ -36,7 +36,7 @@ MOST_IMAGES = 4096  # that auto calibrates on
 
 
 def compress_within(
-    path: str | Path,
+    path: Where,
     output: str | Path,
     method: Method,
     *,
@@ -67,7 +67,7 @@ def compress_within(
 
 
 def auto(
-    path: str | Path,
+    path: Where,
     output: str | Path,
     *,
     module: nn.Module,
@@ -132,17 +132,17 @@ def _filling(method: Method, max_bytes: int) -> Step:
 
 
 def _search(
-    path: str | Path, output: str | Path, first: Method, steps: Sequence[Step], identity: dict[str, Any],
+    path: Where, output: str | Path, first: Method, steps: Sequence[Step], identity: dict[str, Any],
     module: nn.Module | None, task: Task | None, target: Target, time_limit: float | None, force: bool, effort: str,
     named: str, say: Say,
 ) -> Outcome:  # fmt: skip
     deadline = time.monotonic() + (math.inf if time_limit is None else time_limit)
     _check(target, module, task, time_limit)
-    check_output(output, path, force=True)
+    check_output(output, checkpoint_at(path).path, force=True)
     output = Path(output)
     folder = SearchFolder(output)
     with folder.held():
-        check_output(output, path, force=force or _own(output, folder.log))
+        check_output(output, checkpoint_at(path).path, force=force or _own(output, folder.log))
         shop = Workshop(path, module, task, effort, folder)
         if force and folder.log.exists():  # nothing is deleted before a first file could be made and judged
             _prove(shop, first, deadline)

@@ -15,6 +15,7 @@ from .core.method import Method, RunFolder
 from .core.model import Piece
 from .core.task import Task
 from .errors import InputError
+from .files.checkpoint import Where
 from .files.terse import write
 from .steps.evaluate import Evaluation, evaluate
 from .steps.folder import SearchFolder
@@ -33,7 +34,7 @@ class Workshop:
     **Raises** `InputError` if the input, the network or the samples cannot be used.
     """
 
-    def __init__(self, path: str | Path, module: nn.Module | None, task: Task | None, effort: str,
+    def __init__(self, path: Where, module: nn.Module | None, task: Task | None, effort: str,
                  folder: SearchFolder) -> None:  # fmt: skip
         self.source, self.network = prepared(path, module)
         self.task, self.effort, self.folder = task, effort, folder

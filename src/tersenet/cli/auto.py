@@ -6,17 +6,21 @@ from typing import Annotated
 
 import typer
 
+from .checkpoints import IgnoreKeys, Key, StripPrefix, checkpoint_of
 from .output import Force, Json, progress_bar
 from .targets import MaxBytes, MaxDrop, points, report, say
 
 
 def command(
-    checkpoint: Annotated[Path, typer.Argument(help=".safetensors, .pt, .pth or a Hugging Face folder.")],
+    checkpoint: Annotated[Path, typer.Argument(help=".safetensors, .pt, .ckpt, ... or a Hugging Face folder.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The file to write; trials go to OUTPUT.search.")],
     model: Annotated[str, typer.Option(help="The network's code: module:function, FILE.py:function, or a name.")],
     task: Annotated[str, typer.Option(help="Data: module:function, FILE.py:function, digits, mnist or cifar10.")],
     model_arg: Annotated[list[str] | None, typer.Option(help="name=value for --model; may be repeated.")] = None,
     task_arg: Annotated[list[str] | None, typer.Option(help="name=value for --task; may be repeated.")] = None,
+    key: Key = None,
+    strip_prefix: StripPrefix = None,
+    ignore_keys: IgnoreKeys = None,
     max_drop: MaxDrop = None,
     max_bytes: MaxBytes = None,
     train: Annotated[bool, typer.Option("--train", help="Allow methods that train.")] = False,
@@ -34,7 +38,7 @@ def command(
     began = time.perf_counter()
     with progress_bar():
         outcome = auto(
-            checkpoint,
+            checkpoint_of(checkpoint, key, strip_prefix, ignore_keys),
             output,
             module=make_model(model, model_arg or []),
             task=make_task(task, task_arg or []),

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from .checkpoints import IgnoreKeys, Key, StripPrefix, checkpoint_of
 from .output import Force, Json, print_json, progress_bar
 from .targets import MaxBytes, MaxDrop, points, report, say
 
@@ -23,7 +24,7 @@ PASS_ON = {"ignore_unknown_options": True, "allow_extra_args": True}
 
 def command(
     context: typer.Context,
-    checkpoint: Annotated[Path, typer.Argument(help=".safetensors, .pt, .pth or a Hugging Face folder.")],
+    checkpoint: Annotated[Path, typer.Argument(help=".safetensors, .pt, .ckpt, ... or a Hugging Face folder.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.")],
     method: Annotated[str, typer.Option(help="See `tersenet methods`.")] = "vlcq",
     model: Annotated[
@@ -35,6 +36,9 @@ def command(
         str | None, typer.Option(help="Data: module:function, FILE.py:function, digits, mnist or cifar10.")
     ] = None,
     task_arg: Annotated[list[str] | None, typer.Option(help="name=value for --task; may be repeated.")] = None,
+    key: Key = None,
+    strip_prefix: StripPrefix = None,
+    ignore_keys: IgnoreKeys = None,
     run: Annotated[Path | None, typer.Option(help="A folder for a training's checkpoints and log.")] = None,
     resume: Annotated[Path | None, typer.Option(help="The folder of a training that was stopped: go on.")] = None,
     start: Annotated[
@@ -61,6 +65,7 @@ def command(
         raise UsageError("--model-arg needs --model")
     if task is None and task_arg:
         raise UsageError("--task-arg needs --task")
+    source = checkpoint_of(checkpoint, key, strip_prefix, ignore_keys)
     chosen = build_method(method, context.args)
     module = None if model is None else make_model(model, model_arg or [])
     given = None if task is None else make_task(task, task_arg or [])
@@ -77,7 +82,7 @@ def command(
         limit = None if time_limit is None else 60 * time_limit
         with progress_bar():
             outcome = compress_within(
-                checkpoint, output, chosen, module=module, task=given, max_bytes=max_bytes, max_drop=points(max_drop),
+                source, output, chosen, module=module, task=given, max_bytes=max_bytes, max_drop=points(max_drop),
                 time_limit=limit, force=force, effort=effort, named=named, say=say,
             )  # fmt: skip
         report(outcome, output, as_json, time.perf_counter() - started)
@@ -85,9 +90,7 @@ def command(
     if time_limit is not None:
         raise UsageError("--time-limit is for a search: give --max-drop or --max-bytes")
     with progress_bar():
-        size = compress_file(
-            checkpoint, output, chosen, module=module, task=given, force=force, effort=effort, run=kept
-        )
+        size = compress_file(source, output, chosen, module=module, task=given, force=force, effort=effort, run=kept)
     if not size:
         return  # one of several processes, and not the one that writes
     seconds = time.perf_counter() - started

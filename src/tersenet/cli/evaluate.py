@@ -2,11 +2,15 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from .checkpoints import IgnoreKeys, Key, StripPrefix, checkpoint_of
 from .output import Json, MaxOutput, print_json, print_table
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 def command(
@@ -18,6 +22,9 @@ def command(
     model_arg: Annotated[list[str] | None, typer.Option(help="name=value for --model; may be repeated.")] = None,
     task_arg: Annotated[list[str] | None, typer.Option(help="name=value for --task; may be repeated.")] = None,
     against: Annotated[Path | None, typer.Option(help="The original checkpoint, for drop and agreement.")] = None,
+    key: Key = None,
+    strip_prefix: StripPrefix = None,
+    ignore_keys: IgnoreKeys = None,
     split: Annotated[str, typer.Option(help="Which split of the task.")] = "test",
     max_output: MaxOutput = None,
     as_json: Json = False,
@@ -27,8 +34,12 @@ def command(
     from ..steps.evaluate import evaluate
     from .factory import make_model, make_task
 
-    network = load_network(file, make_model(model, model_arg or []), max_output=max_output)
-    reference = None if against is None else load_network(against, make_model(model, model_arg or []))
+    def opened(path: Path) -> "nn.Module":
+        source = checkpoint_of(path, key, strip_prefix, ignore_keys)
+        return load_network(source, make_model(model, model_arg or []), max_output=max_output)
+
+    network = opened(file)
+    reference = None if against is None else opened(against)
     result = evaluate(network, make_task(task, task_arg or []), split, reference)
     if as_json:
         print_json({"bytes": file.stat().st_size if file.is_file() else None, "split": split, **asdict(result)})

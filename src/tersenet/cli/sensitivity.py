@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from .checkpoints import IgnoreKeys, Key, StripPrefix, checkpoint_of
 from .output import Force, Json, print_json, print_table, progress_bar
 
 
@@ -27,6 +28,9 @@ def command(
     task: Annotated[str, typer.Option(help="Data: module:function, FILE.py:function, digits, mnist or cifar10.")],
     model_arg: Annotated[list[str] | None, typer.Option(help="name=value for --model; may be repeated.")] = None,
     task_arg: Annotated[list[str] | None, typer.Option(help="name=value for --task; may be repeated.")] = None,
+    key: Key = None,
+    strip_prefix: StripPrefix = None,
+    ignore_keys: IgnoreKeys = None,
     score: Annotated[Score, typer.Option(help="How importance is measured.")] = Score.imprint,
     bits: Annotated[int, typer.Option(help="The width that layers are rounded to, 2 to 8.")] = 4,
     average_bits: Annotated[float | None, typer.Option(help="Choose bits for layers (8, 4, 2) with this mean.")] = None,
@@ -51,7 +55,8 @@ def command(
     for wanted in (output, picture):
         if wanted is not None:
             check_output(wanted, checkpoint, force=force)
-    network = load_network(checkpoint, make_model(model, model_arg or []))
+    source = checkpoint_of(checkpoint, key, strip_prefix, ignore_keys)
+    network = load_network(source, make_model(model, model_arg or []))
     with progress_bar():
         rows = survey(network, make_task(task, task_arg or []).for_method(), bits, score.value)
     facts: dict[str, object] = {"bits": bits, "score": score.value, "layers": [asdict(row) for row in rows]}

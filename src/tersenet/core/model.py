@@ -164,7 +164,8 @@ def check_keys(names: set[str], module: nn.Module) -> None:
         raise KeyMismatchError(
             f"the file and {type(module).__name__} do not match: "
             f"{_some(missing)} missing in the file, {_some(unexpected)} unknown to the module. "
-            "Build the module the checkpoint came from, or rename its keys."
+            "Build the module the checkpoint came from, rename its keys, or leave out what is not the network's with "
+            'ignore_keys="GLOB".'
         )
 
 

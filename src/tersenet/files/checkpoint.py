@@ -1,10 +1,10 @@
-"""Checkpoints as tensor sources: `.safetensors`, a Hugging Face folder, `.pt`/`.pth`, a live module.
+"""Checkpoints as tensor sources: `.safetensors`, a Hugging Face folder, what torch.save wrote, a live module.
 
-Nothing in a checkpoint is executed: pickles are read with `weights_only=True` only.
+Nothing in a checkpoint is executed.
 """
 
 import json
-import pickle
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,8 +18,12 @@ from torch import Tensor, nn
 from ..core.method import TensorSource
 from ..core.model import TensorSpec
 from ..errors import CheckpointError
+from .foreign import kind_of
+from .pickled import open_pickle, open_pickle_shards
+from .prefixes import renamed
+from .state import DTYPES, StateSource, check_name, from_state
+from .wrapping import wrap
 
-WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "module")
 WEIGHT_SUFFIXES = (
     ".safetensors",
     ".bin",
@@ -36,30 +40,80 @@ WEIGHT_SUFFIXES = (
 INDEX = "model.safetensors.index.json"
 
 
-def open_checkpoint(path: str | Path, module: nn.Module | None = None) -> TensorSource:
-    """The checkpoint at `path`; `module`, where given, tells the channel axes.
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint at `path`, and how to read it where its content alone does not tell.
 
-    **Raises** `CheckpointError` if there is nothing there that can be read safely.
+    `key` names the state dict among several ("ema", "model.state_dict"), `strip_prefix` what stands in front of the
+    network's own names ("" keeps all names as they are), `ignore_keys` one or more globs of tensors to leave out.
+
+    >>> Checkpoint("run.ckpt", key="state_dict", ignore_keys="criterion.*").file.name
+    'run.ckpt'
     """
-    where = Path(path)
+
+    path: str | Path
+    key: str | None = None
+    strip_prefix: str | None = None
+    ignore_keys: str | tuple[str, ...] = ()
+
+    @property
+    def file(self) -> Path:
+        """The path as a `Path`."""
+        return Path(self.path)
+
+
+Where = str | Path | Checkpoint
+
+
+def checkpoint_at(where: Where) -> Checkpoint:
+    """`where` as a `Checkpoint`."""
+    return where if isinstance(where, Checkpoint) else Checkpoint(where)
+
+
+def open_checkpoint(where: Where, module: nn.Module | None = None) -> TensorSource:
+    """The checkpoint at `where`, with the names that `module` knows.
+
+    `module`, where given, tells the channel axes, the prefix in front of its names, and which buffers it no longer
+    has (see `prefixes.renamed`). What was detected is logged, in one line each.
+
+    **Raises** `CheckpointError` if there is nothing there that can be read safely, or more than one network.
+    """
+    given = checkpoint_at(where)
+    source = _opened(given)
+    globs = (given.ignore_keys,) if isinstance(given.ignore_keys, str) else tuple(given.ignore_keys)
+    common = ("module.", "model.") if "pytorch-lightning_version" in wrap(source.layout, {}) else ("module.",)
+    try:
+        found, said = renamed(source, module, given.strip_prefix, globs, common)
+    except CheckpointError as error:
+        raise CheckpointError(f"{given.path}: {error}") from error
+    if said:
+        logging.getLogger("tersenet").info("%s: %s", given.file.name, said)
+    return found if module is None else replace(found, specs=_with_axes(found.specs, module))
+
+
+def _opened(given: Checkpoint) -> "FileSource | StateSource":
+    where = given.file
     if where.is_dir():
-        source: FileSource | StateSource = _open_folder(where)
+        pickled = not any(where.glob("*.safetensors")) and not (where / INDEX).is_file() and any(where.glob("*.bin"))
+        source = open_pickle_shards(where, _attachments(where)) if pickled else _open_folder(where)
     elif not where.is_file():
         raise CheckpointError(f"{where}: no such file or folder; give a .safetensors, .pt, .pth or a model folder")
     elif where.stat().st_size == 0:
         raise CheckpointError(f"{where} is empty (0 bytes): the download or the copy has failed")
     elif where.suffix == ".terse":
         raise CheckpointError(f"{where} is already compressed: decompress it first (tersenet decompress)")
-    elif where.suffix in (".pt", ".pth", ".bin", ".ckpt"):
-        source = _open_pickle(where)
+    elif kind_of(where) != "safetensors":
+        return open_pickle(where, given.key)
     else:
         source = _open_files({where.name: where}, {})
-    return source if module is None else replace(source, specs=_with_axes(source.specs, module))
+    if given.key is not None:
+        raise CheckpointError(f"{where} is one state dict without wrapping: leave out key={given.key!r}")
+    return source
 
 
-def open_module(module: nn.Module) -> "StateSource":
+def open_module(module: nn.Module) -> StateSource:
     """The parameters and buffers of a live module."""
-    source = _from_state(module.state_dict(), {})
+    source = from_state(module.state_dict(), {})
     return replace(source, specs=_with_axes(source.specs, module))
 
 
@@ -86,29 +140,6 @@ class FileSource:
             with path.open("rb") as stream:
                 while block := stream.read(1 << 22):
                     state.update(block)
-        return state.hexdigest()
-
-
-@dataclass(frozen=True)
-class StateSource:
-    """Tensors of a state dict in memory."""
-
-    specs: Mapping[str, TensorSpec]
-    state: Mapping[str, Tensor]
-    layout: Mapping[str, Any] = field(default_factory=dict)
-    attachments: Mapping[str, bytes] = field(default_factory=dict)
-    aliases: Mapping[str, str] = field(default_factory=dict)
-
-    def read(self, name: str) -> Tensor:
-        """The tensor called `name`."""
-        return self.state[name].detach().resolve_conj().resolve_neg().contiguous()
-
-    def digest(self) -> str:
-        """xxh3-128 of names and values."""
-        state = xxhash.xxh3_128()
-        for name in self.specs:
-            state.update(name.encode())
-            state.update(self.read(name).cpu().reshape(-1).view(torch.uint8).numpy().data)
         return state.hexdigest()
 
 
@@ -149,25 +180,11 @@ def _open_files(paths: Mapping[str, Path], attachments: Mapping[str, bytes]) -> 
     return FileSource(specs, files, {"metadata": kept} if kept else {}, attachments)
 
 
-def check_name(name: str) -> None:
-    """**Raises** `CheckpointError` for the name of a tensor that no file can hold."""
-    if name.startswith("\0") or name != name.encode(errors="replace").decode():
-        raise CheckpointError(f"a tensor is called {name!r}: rename it, names are text that does not begin with NUL")
-
-
 def _dtype(name: str, path: Path, tensor: str) -> torch.dtype:
     try:
-        return _DTYPES[name]
+        return DTYPES[name]
     except KeyError:
-        raise CheckpointError(f"{path}: tensor {tensor} has dtype {name}; known are {', '.join(_DTYPES)}") from None
-
-
-_DTYPES = {
-    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
-    "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8,
-    "U16": torch.uint16, "U32": torch.uint32, "U64": torch.uint64, "BOOL": torch.bool, "C64": torch.complex64,
-    "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2,
-}  # fmt: skip
+        raise CheckpointError(f"{path}: tensor {tensor} has dtype {name}; known are {', '.join(DTYPES)}") from None
 
 
 def _open_folder(folder: Path) -> FileSource:
@@ -184,81 +201,19 @@ def _open_folder(folder: Path) -> FileSource:
         shards = sorted(path.name for path in folder.glob("*.safetensors"))
         if len(shards) != 1:
             raise CheckpointError(
-                f"{folder}: expected {INDEX} or exactly one .safetensors file, found {len(shards)}; "
-                "name one file, or convert .bin files with save_pretrained(safe_serialization=True)"
+                f"{folder}: expected {INDEX} or exactly one .safetensors file, found {len(shards)}; name one file"
             )
-    attachments = {
+    source = _open_files({shard: folder / shard for shard in shards}, _attachments(folder))
+    names = {shard: [name for name, path in source.files.items() if path.name == shard] for shard in shards}
+    return replace(source, layout={**source.layout, "shards": names})
+
+
+def _attachments(folder: Path) -> dict[str, bytes]:
+    """The other files of a model folder."""
+    return {
         path.relative_to(folder).as_posix(): path.read_bytes()
         for path in sorted(folder.rglob("*"))
         if path.is_file()
         and path.suffix not in WEIGHT_SUFFIXES
         and not any(part.startswith(".") for part in path.relative_to(folder).parts)
     }
-    source = _open_files({shard: folder / shard for shard in shards}, attachments)
-    names = {shard: [name for name, path in source.files.items() if path.name == shard] for shard in shards}
-    return replace(source, layout={**source.layout, "shards": names})
-
-
-def _open_pickle(path: Path) -> StateSource:
-    try:
-        try:
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        except RuntimeError:  # the format before torch 1.6 cannot be mapped
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        with path.open("rb") as stream:
-            if stream.read(1) not in (b"P", b"\x80"):
-                raise CheckpointError(f"{path} is damaged or no torch checkpoint ({error})") from error
-        raise CheckpointError(
-            f"{path} holds more than tensors, and unpickling it could run any code. If you trust its author, "
-            f"convert it once: python -c \"import torch; x = torch.load('{path.name}', weights_only=False); "
-            f"torch.save(x.state_dict() if hasattr(x, 'state_dict') else x.get('state_dict', x), 'converted.pt')\""
-        ) from error
-    except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{path} is damaged or no torch checkpoint ({error})") from error
-    return _from_state(_unwrap(content, path), {})
-
-
-def _unwrap(content: Any, path: Path) -> dict[str, Tensor]:
-    for _ in range(3):
-        inner = content if isinstance(content, Mapping) else {}
-        key = next((key for key in WRAPPERS if isinstance(inner.get(key), Mapping)), None)
-        if key is None and any(isinstance(value, Tensor) for value in inner.values()):
-            break
-        if key is None:
-            has = ", ".join(map(str, list(inner)[:8])) or type(content).__name__
-            raise CheckpointError(f"{path}: no state dict found in it (it has: {has}); save model.state_dict()")
-        content = inner[key]
-    nested = [str(name) for name, value in content.items() if isinstance(value, Mapping)]
-    if nested or any(not isinstance(name, str) for name in content):
-        raise CheckpointError(
-            f"{path}: a state dict maps names to tensors, this has {', '.join(nested[:5]) or 'names that are no text'} "
-            "as well; save model.state_dict() alone"
-        )
-    state = {name: value for name, value in content.items() if isinstance(value, Tensor)}
-    if all(name.startswith("module.") for name in state):
-        state = {name.removeprefix("module."): value for name, value in state.items()}
-    return state
-
-
-def _from_state(state: Mapping[str, Tensor], layout: Mapping[str, Any]) -> StateSource:
-    specs: dict[str, TensorSpec] = {}
-    aliases: dict[str, str] = {}
-    seen: dict[tuple[Any, ...], str] = {}
-    for name, value in state.items():
-        if value.layout != torch.strided or value.is_quantized:
-            raise CheckpointError(f"tensor {name} is sparse or quantised ({value.layout}): give dense tensors")
-        if value.is_meta:
-            raise CheckpointError(f"tensor {name} has no values (meta device): load the weights first")
-        if value.dtype not in _DTYPES.values() and value.dtype != torch.complex128:
-            raise CheckpointError(f"tensor {name} has dtype {value.dtype}; known are {', '.join(_DTYPES)}")
-        check_name(name)
-        key = (value.data_ptr(), value.shape, value.stride(), value.dtype)
-        if value.numel() and key in seen:
-            aliases[name] = seen[key]
-        else:
-            seen[key] = name
-            specs[name] = TensorSpec(value.shape, value.dtype)
-    if not specs:
-        raise CheckpointError("no tensors in it")
-    return StateSource(specs, state, layout, {}, aliases)

@@ -1,6 +1,7 @@
 """Writing a compressed model back as an ordinary checkpoint: one safetensors file, a folder of shards, or a `.pt`."""
 
 import json
+import logging
 import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -12,6 +13,10 @@ from torch import Tensor
 from ..core.model import CompressedModel, QTensor
 from ..errors import FormatError, OutputError
 from .atomic import replacing_file, replacing_folder
+from .prefixes import original_names
+from .wrapping import wrap
+
+PICKLES = (".pt", ".pth", ".ckpt", ".bin", ".pkl", ".tar")
 
 _NAMES = {
     torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16",
@@ -22,7 +27,8 @@ _NAMES = {
 
 
 def write_checkpoint(model: CompressedModel, path: str | Path, *, force: bool = False, codes: bool = False) -> None:
-    """Write `model` to `path`: a folder if it came from one, else one safetensors file (or a state dict for `.pt`).
+    """Write `model` to `path`, with the names it came with: a folder if it came from one, else one safetensors file, or
+    for `.pt` and the like (`PICKLES`) what torch.save writes, in the wrapping it came in.
 
     With `codes`, every quantised tensor is written as integers `NAME` and its grid as `NAME:scale`, `NAME:offset`, ...
     (safetensors). One tensor is in memory at a time, except for `.pt`.
@@ -38,22 +44,29 @@ def write_checkpoint(model: CompressedModel, path: str | Path, *, force: bool = 
         )
     shards, metadata = checked_layout(model)
     if codes:
-        if target.suffix in (".pt", ".pth"):
+        if target.suffix in PICKLES:
             raise OutputError(f"{target}: codes are written as safetensors; name a .safetensors file")
         with replacing_file(target, force=force) as stream:
             write_safetensors(stream, *_as_codes(model))
-    elif target.suffix in (".pt", ".pth"):
+    elif target.suffix in PICKLES or (model.layout.get("content") and not target.suffix):
+        wrapped = wrap(model.layout, _state(model, [*model.tensors, *model.aliases]))
         with replacing_file(target, force=force) as stream:
-            torch.save(model.state_dict(), stream)
+            torch.save(wrapped, stream)
     elif shards and target.suffix != ".safetensors":
         with replacing_folder(target, force=force) as folder:
             for shard, names in shards.items():
                 with folder.file(shard) as stream:
-                    write_safetensors(stream, *_as_values(model, names), metadata.get(shard))
+                    if shard.endswith(".bin"):
+                        torch.save(_state(model, names), stream)
+                    else:
+                        write_safetensors(stream, *_as_values(model, names), metadata.get(shard))
             for name, content in model.attachments.items():
                 with folder.file(name) as stream:
                     stream.write(content)
     else:
+        if beside := [name for name in wrap(model.layout, {}) if [name] != model.layout.get("key", [])[:1]]:
+            some = ", ".join(map(str, beside[:8]))
+            logging.getLogger("tersenet").info("%s: left out: %s; a .pt has a place for it", target.name, some)
         with replacing_file(target, force=force) as stream:
             names = [*model.tensors, *model.aliases]
             write_safetensors(stream, *_as_values(model, names), next(iter(metadata.values()), None))
@@ -69,7 +82,9 @@ def checked_layout(model: CompressedModel) -> tuple[dict[str, list[str]], dict[s
         isinstance(values, dict) and all(isinstance(text, str) for text in values.values())
         for values in metadata.values()
     )
-    if not right:
+    renames = [model.layout.get(key, {}) for key in ("prefixes", "renamed")]
+    right = right and all(isinstance(r, dict) and all(isinstance(to, str) for to in r.values()) for r in renames)
+    if not right or len(set(map(original_names(model.layout), known))) != len(known):
         raise FormatError("the file's layout names tensors it does not have, or is no layout: use --as codes")
     return shards, metadata
 
@@ -98,8 +113,19 @@ def write_safetensors(
         stream.write(read(name).contiguous().reshape(-1).view(torch.uint8).numpy().data)
 
 
+def _state(model: CompressedModel, names: Iterable[str]) -> dict[str, Tensor]:
+    """Tensors by their names in the checkpoint; tied names share one tensor."""
+    back = original_names(model.layout)
+    made: dict[str, Tensor] = {}
+    for name in names:
+        owner = model.aliases.get(name, name)
+        made[owner] = made[owner] if owner in made else model.tensors[owner].dequantize()
+    return {back(name): made[model.aliases.get(name, name)] for name in names}
+
+
 def _as_values(model: CompressedModel, names: Iterable[str]) -> tuple[Specs, Callable[[str], Tensor]]:
-    owner = {name: model.aliases.get(name, name) for name in names}
+    back = original_names(model.layout)
+    owner = {back(name): model.aliases.get(name, name) for name in names}
     specs = {name: (model.specs[of].dtype, model.specs[of].shape) for name, of in owner.items()}
     return specs, lambda name: model.tensors[owner[name]].dequantize()
 

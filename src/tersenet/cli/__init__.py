@@ -1,18 +1,17 @@
-"""The command `tersenet`. Exit codes: 0 ok, 1 the job failed, 2 wrong usage.
+"""The command `tersenet`. Exit codes: 0 ok, 1 the job failed, 2 wrong usage; see `ending` for all of them.
 
 Commands import torch only when they run and only if they need it.
 """
 
-import json
 import sys
 
 import typer
 
-from ..errors import TersenetError, UsageError
-from . import auto, compress, decompress, demo, evaluate, inspect, methods, reproduce, sensitivity, verify
+from . import auto, compress, decompress, demo, ending, evaluate, inspect, methods, reproduce, sensitivity, verify
 
 app = typer.Typer(
     name="tersenet",
+    cls=ending.Commands,
     help="The smallest honest file of a trained neural network that still does its job, and back.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -33,14 +32,17 @@ app.command("demo")(demo.command)
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit."""
     given = sys.argv[1:] if arguments is None else arguments
-    try:
-        app(given, prog_name="tersenet")
-    except TersenetError as error:
-        if "--json" in given:
-            print(json.dumps({"error": type(error).__name__, "message": str(error)}))
-        print(f"tersenet: {error}", file=sys.stderr)
-        sys.exit(2 if isinstance(error, UsageError) else 1)
-    except SystemExit as stop:
-        if stop.code == 2 and "--json" in given:
-            print(json.dumps({"error": "UsageError", "message": "wrong usage: see standard error"}))
-        raise
+    as_json = "--json" in given
+    code: str | int | None = 0
+    with ending.streams() as output, ending.lines():
+        try:
+            app(given, prog_name="tersenet")
+        except SystemExit as stop:
+            code = stop.code
+            if code == ending.USAGE and as_json:
+                ending.print_error("UsageError", "wrong usage: see standard error")
+        except BaseException as error:
+            if output.holds:
+                code = ending.explain(error, as_json)
+        code = output.code(code)
+    sys.exit(code)

@@ -29,6 +29,19 @@ def _finite(value: Any) -> Any:
     return [_finite(part) for part in value] if isinstance(value, list | tuple) else value
 
 
+def plain(text: object, most: int = 2000) -> str:
+    """`text` as a terminal may show it: on one line, what is not printable escaped, cut behind `most` characters.
+
+    >>> plain("a\x1b[2Jb")
+    'a\\\\x1b[2Jb'
+    """
+    whole = str(text)
+    shown = whole if len(whole) <= most else f"{whole[:most]}... ({len(whole) - most:,} more)"
+    if shown.isprintable():
+        return shown
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in shown)
+
+
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """A table; columns whose name starts with '>' are right-aligned."""
     from rich.console import Console

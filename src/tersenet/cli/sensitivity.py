@@ -48,8 +48,9 @@ def command(
         raise UsageError(f"--bits is {bits}; it may be 2 to 8")
     if output is not None and average_bits is None:
         raise UsageError("--output writes the bits of layers: give --average-bits")
-    if output is not None:
-        check_output(output, checkpoint, force=force)
+    for wanted in (output, picture):
+        if wanted is not None:
+            check_output(wanted, checkpoint, force=force)
     network = load_network(checkpoint, make_model(model, model_arg or []))
     with progress_bar():
         rows = survey(network, make_task(task, task_arg or []).for_method(), bits, score.value)
@@ -64,7 +65,7 @@ def command(
             with replacing_file(output, force=force) as stream:
                 stream.write(json.dumps(facts, indent=1, default=str).encode())
     if picture is not None:
-        _draw(picture, [(row.name, row.loss_alone, row.loss_kept) for row in rows], bits)
+        _draw(picture, [(row.name, row.loss_alone, row.loss_kept) for row in rows], bits, force)
     if as_json:
         print_json(facts)
         return
@@ -91,9 +92,10 @@ def _signed(change: float) -> str:
     return f"{change:+.3f}"
 
 
-def _draw(path: Path, rows: list[tuple[str, float, float]], bits: int) -> None:
+def _draw(path: Path, rows: list[tuple[str, float, float]], bits: int, force: bool) -> None:
     """Bars of the loss when only this layer is quantised."""
     from ..errors import UsageError
+    from ..files.atomic import replacing_file
 
     try:
         import matplotlib
@@ -106,4 +108,8 @@ def _draw(path: Path, rows: list[tuple[str, float, float]], bits: int) -> None:
     axes.barh([name for name, _, _ in rows][::-1], [alone for _, alone, _ in rows][::-1])
     axes.set_xlabel(f"loss added when only this layer has {bits} bits")
     figure.tight_layout()
-    figure.savefig(path, dpi=130)
+    kind = path.suffix[1:].lower() or "png"
+    if kind not in (known := figure.canvas.get_supported_filetypes()):
+        raise UsageError(f"a picture cannot be a .{kind}; it may be {', '.join(known)}")
+    with replacing_file(path, force=force) as stream:
+        figure.savefig(stream, dpi=130, format=kind)

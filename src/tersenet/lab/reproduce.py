@@ -8,20 +8,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import nn
 
 from ..api import compress_file, load, load_network
 from ..core.method import Method, RunFolder
 from ..core.task import Task
 from ..errors import UsageError
+from ..files.atomic import replacing_file
 from ..methods import get
 from ..report.size import storage
 from ..steps.evaluate import evaluate
 from ..steps.fit import Schedule, fit
 from ..steps.intervals import Estimate
 from ..steps.processes import Processes
-from ..steps.run import Run
+from ..steps.run import open_run
 from . import images
 from .models import build
 
@@ -94,15 +95,17 @@ def accgrad(
 def train_fp32(network: nn.Module, task: Task, recipe: Recipe, run: Path, weights: Path, seed: int) -> None:
     """Train a network from scratch and write its weights; goes on in the folder `run`."""
     identity = {"fp32": type(network).__name__, "epochs": recipe.fp32_epochs, "lr": recipe.lr, "seed": seed}
-    kept, processes = Run(run, identity, (run / "run.json").is_file()), Processes()
+    processes = Processes()
     network.to(processes.device)
     schedule = Schedule(recipe.fp32_epochs, recipe.lr, 5e-4, seed=seed)
     none = torch.zeros((), device=processes.device)
-    fit(
-        network, task, schedule, penalty=lambda: none, anneal=lambda done, rate: None, title="fp32",
-        processes=processes, run=kept, saved=kept.state,
-    )  # fmt: skip
-    save_file({name: value.cpu().contiguous() for name, value in network.state_dict().items()}, weights)
+    with open_run(run, identity, (run / "run.json").is_file()) as kept:
+        fit(
+            network, task, schedule, penalty=lambda: none, anneal=lambda done, rate: None, title="fp32",
+            processes=processes, run=kept, saved=kept.state,
+        )  # fmt: skip
+    with replacing_file(weights, force=True) as stream:
+        stream.write(save({name: value.cpu().contiguous() for name, value in network.state_dict().items()}))
 
 
 def rows(

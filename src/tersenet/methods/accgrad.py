@@ -44,10 +44,10 @@ from ..steps.fold import Rewritten
 from ..steps.layers import find_layers, frozen
 from ..steps.processes import Processes
 from ..steps.randomness import seeded
-from ..steps.run import run_of
+from ..steps.run import begin_with, run_of
 from ..steps.sides import check_finite, keep, left_out, prepare_batch_norm
 from ..steps.signal import Part, clusters, give, lowest, parts, record, scores
-from ..steps.train import begin_with, finish
+from ..steps.train import finish
 from ..steps.widths import Beside, affordable, needed, nonzeros, prune_to, ratio
 
 WIDTHS = (0, *range(2, WIDEST + 1))  # that a weight may have
@@ -134,39 +134,40 @@ class AccGrad(Method):
         if self.tune and self.target_ratio is None:
             raise UsageError("tune looks for the most accurate bits at a ratio: give target_ratio")
         task.split("train")
-        folder, processes = run_of(self, source, run), Processes()
-        saved = None if folder is None else folder.state
-        network = deepcopy(module).float().to(processes.device)
-        teacher = deepcopy(network).eval().requires_grad_(False) if self.distill else None
-        if run is not None and run.start is not None:
-            begin_with(network, run.start)
-        self._attach(network, source, task)
-        found = parts(network)
-        if not found:
-            raise UsageError("layer_bits names every tensor, so there is nothing to choose: use another method")
-        record(network)
-        beside = Beside.of(self._pieces(network, source))
-        if saved is not None and "finished" in saved:
-            network.load_state_dict(saved["model"])
-            network.eval()
-        else:
-            length = self.epochs + self.refine
-            fit(
-                network,
-                task,
-                Schedule(length, self.lr, self.weight_decay, self.optimizer, 0.0, self.distill, self.seed),
-                penalty=partial(attach.penalty, network),
-                anneal=self._regrouping(network, found, beside, task),
-                title=f"accgrad, {self.mode}",
-                teacher=teacher,
-                processes=processes,
-                run=folder,
-                saved=saved,
-            )
-            with seeded(self.seed):
-                finish(network, inputs_of(task.split("train"), processes.device))
-            if folder is not None and processes.rank == 0:
-                folder.save({"model": network.state_dict(), "finished": attach.latent_state(network)})
+        processes = Processes()
+        with run_of(self, source, run) as folder:
+            saved = None if folder is None else folder.state
+            network = deepcopy(module).float().to(processes.device)
+            teacher = deepcopy(network).eval().requires_grad_(False) if self.distill else None
+            if run is not None and run.start is not None:
+                begin_with(network, run.start)
+            self._attach(network, source, task)
+            found = parts(network)
+            if not found:
+                raise UsageError("layer_bits names every tensor, so there is nothing to choose: use another method")
+            record(network)
+            beside = Beside.of(self._pieces(network, source))
+            if saved is not None and "finished" in saved:
+                network.load_state_dict(saved["model"])
+                network.eval()
+            else:
+                length = self.epochs + self.refine
+                fit(
+                    network,
+                    task,
+                    Schedule(length, self.lr, self.weight_decay, self.optimizer, 0.0, self.distill, self.seed),
+                    penalty=partial(attach.penalty, network),
+                    anneal=self._regrouping(network, found, beside, task),
+                    title=f"accgrad, {self.mode}",
+                    teacher=teacher,
+                    processes=processes,
+                    run=folder,
+                    saved=saved,
+                )
+                with seeded(self.seed):
+                    finish(network, inputs_of(task.split("train"), processes.device))
+                if folder is not None and processes.rank == 0:
+                    folder.save({"model": network.state_dict(), "finished": attach.latent_state(network)})
         if self.mode != "in" and not self.refine:
             self._cluster(network, found, beside, task)
         values = scores(found, self.signal)

@@ -11,7 +11,6 @@ from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -21,7 +20,6 @@ from ..core.method import Method, RunFolder, TensorSource
 from ..core.model import Finding, Piece, TensorSpec
 from ..core.task import Task
 from ..errors import InputError, UsageError
-from ..files.terse import load
 from ..quantizers import attach
 from ..quantizers.activation import InputQuantizer, Range
 from ..quantizers.bases import BASES, Base, FirstClip, eight_bits
@@ -34,7 +32,7 @@ from .fit import Schedule, fit, inputs_of, samples
 from .layers import BATCH_NORMS, Layer, find_layers, frozen
 from .processes import Processes
 from .randomness import seeded
-from .run import Run, run_of
+from .run import begin_with, run_of
 from .sides import batch_norms, check_finite, keep, pair, why_kept
 
 CALIBRATION_BATCHES = 8
@@ -189,49 +187,49 @@ class TrainedMethod(Method):
             raise UsageError(f"{self.name} trains: give the network's code (--model, module=) and --task (task=)")
         task.split("train")
         processes = Processes()
-        folder = run_of(self, source, run)
-        saved = None if folder is None else folder.state
-        network = deepcopy(module).float().to(processes.device)
-        method, findings = self.plan(network, source, task)
-        teacher = deepcopy(network).eval().requires_grad_(False) if self.distill else None
-        if run is not None and run.start is not None:
-            begin_with(network, run.start)
-        stages = [*self.stages, self.bits]
-        first = 0 if saved is None else int(saved["stage"])
-        if saved is not None:
-            network.load_state_dict(saved["base"])
-        for stage in range(first, len(stages)):
-            base = {name: value.clone() for name, value in network.state_dict().items()}
-            bits, train = stages[stage], inputs_of(task.split("train"), processes.device)
-            with seeded(self.seed):
-                method.attach(network, source.specs, train, bits, source.aliases)
-            if saved is not None and "finished" in saved:
-                network.load_state_dict(saved["model"])
-                network.eval()
-                break
-            fit(
-                network,
-                task,
-                self._schedule(),
-                penalty=partial(attach.penalty, network),
-                anneal=partial(attach.anneal, network),
-                title=f"{self.name}, {attach.average_bits(network):.2f} bits",
-                teacher=teacher,
-                processes=processes,
-                run=folder,
-                around={"stage": stage, "base": base},
-                saved=saved if stage == first else None,
-            )
-            if stage + 1 < len(stages):
-                latent = attach.latent_state(network)
-                network = deepcopy(module).float().to(processes.device)
-                network.load_state_dict(latent)
-                continue
-            with seeded(self.seed):
-                finish(network, inputs_of(task.split("train"), processes.device))
-            if folder is not None and processes.rank == 0:
-                state = {"stage": stage, "base": base, "model": network.state_dict()}
-                folder.save({**state, "finished": attach.latent_state(network)})
+        with run_of(self, source, run) as folder:
+            saved = None if folder is None else folder.state
+            network = deepcopy(module).float().to(processes.device)
+            method, findings = self.plan(network, source, task)
+            teacher = deepcopy(network).eval().requires_grad_(False) if self.distill else None
+            if run is not None and run.start is not None:
+                begin_with(network, run.start)
+            stages = [*self.stages, self.bits]
+            first = 0 if saved is None else int(saved["stage"])
+            if saved is not None:
+                network.load_state_dict(saved["base"])
+            for stage in range(first, len(stages)):
+                base = {name: value.clone() for name, value in network.state_dict().items()}
+                bits, train = stages[stage], inputs_of(task.split("train"), processes.device)
+                with seeded(self.seed):
+                    method.attach(network, source.specs, train, bits, source.aliases)
+                if saved is not None and "finished" in saved:
+                    network.load_state_dict(saved["model"])
+                    network.eval()
+                    break
+                fit(
+                    network,
+                    task,
+                    self._schedule(),
+                    penalty=partial(attach.penalty, network),
+                    anneal=partial(attach.anneal, network),
+                    title=f"{self.name}, {attach.average_bits(network):.2f} bits",
+                    teacher=teacher,
+                    processes=processes,
+                    run=folder,
+                    around={"stage": stage, "base": base},
+                    saved=saved if stage == first else None,
+                )
+                if stage + 1 < len(stages):
+                    latent = attach.latent_state(network)
+                    network = deepcopy(module).float().to(processes.device)
+                    network.load_state_dict(latent)
+                    continue
+                with seeded(self.seed):
+                    finish(network, inputs_of(task.split("train"), processes.device))
+                if folder is not None and processes.rank == 0:
+                    state = {"stage": stage, "base": base, "model": network.state_dict()}
+                    folder.save({**state, "finished": attach.latent_state(network)})
         yield from self.pieces(network, source)
         yield from ((name, Finding(facts)) for name, facts in findings.items())
 
@@ -272,20 +270,6 @@ class TrainedMethod(Method):
                 getattr(part, leaf).copy_(kept.dequantize())
             yield name, kept
         yield from attach.frozen_inputs(network).items()
-
-
-def begin_with(network: nn.Module, start: Path) -> None:
-    """Load the latent weights of a finished run folder, or the weights of a `.terse` file, into `network`."""
-    if start.is_dir():
-        network.load_state_dict(Run.finished(start))
-    else:
-        begun = load(start)
-        if begun.batch_norm != "keep":
-            raise UsageError(
-                f"{start} was written with --bn {begun.batch_norm}, without batch-norm statistics, so nothing can be "
-                "trained from it: start from its --run folder, or write it with --bn keep"
-            )
-        begun.apply_to(network, activations=False)
 
 
 def finish(network: nn.Module, train: Iterable[Tensor]) -> None:

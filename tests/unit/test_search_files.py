@@ -31,7 +31,7 @@ from tersenet.steps.trials import Trial, Trials
 
 NAMES = ("trials.sqlite", "frontier.png", "candidate.7.terse", "sketch.terse", ".candidate.7.terse.0123abcd.part")
 FOREIGN = ("notes.txt", "candidate.safetensors", "runs/mine/last.pt", "runs/0123456789ab/photo.png", "runs/readme")
-RUN = ("run.json", "last.pt", "log.jsonl", ".last.pt.0123abcd.part")
+RUN = ("run.json", "last.pt", "log.jsonl", ".lock", ".last.pt.0123abcd.part", ".run.json.0123abcd.part")
 
 
 @pytest.fixture
@@ -119,7 +119,7 @@ def test_a_second_search_is_told_who_holds_the_first(within: Any, tmp_path: Path
     before = contents(tmp_path)
     with locked(tmp_path / "o.terse.search" / "lock", "a search"):
         for force in (False, True):
-            with pytest.raises(OutputError, match=f"in use by process {os.getpid()} on "):
+            with pytest.raises(OutputError, match=rf"in use by process {os.getpid()} on .* since \d{{4}}-"):
                 within(force=force)
     assert contents(tmp_path) == before
 

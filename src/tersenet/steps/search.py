@@ -23,7 +23,7 @@ from .intervals import Estimate
 from .target import Target
 from .trials import Trial, Trials, key_of
 
-NEAR = 0.88  # of the best rate: as far down smaller files are tried after a search; further would err in over 5 %
+NEAR = 0.88  # of the best rate: as far down smaller files are tried after a search (docs/design/0007)
 PATIENCE = 1.5  # a training is not begun if it is expected to take longer than this many times what is left
 
 

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import sqlite3
 import stat
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +12,6 @@ import torch
 from torch import nn
 
 from tersenet import methods, workshop
-from tersenet.budgets import compress_within
 from tersenet.core.task import Task
 from tersenet.errors import (
     BudgetError,
@@ -32,18 +30,6 @@ from tersenet.steps.trials import Trial, Trials
 NAMES = ("trials.sqlite", "frontier.png", "candidate.7.terse", "sketch.terse", ".candidate.7.terse.0123abcd.part")
 FOREIGN = ("notes.txt", "candidate.safetensors", "runs/mine/last.pt", "runs/0123456789ab/photo.png", "runs/readme")
 RUN = ("run.json", "last.pt", "log.jsonl", ".lock", ".last.pt.0123abcd.part", ".run.json.0123abcd.part")
-
-
-@pytest.fixture
-def within(checkpoint: Path, network: nn.Module, task: Task, tmp_path: Path) -> Any:
-    """A search of rtn for the digits network, at `o.terse`."""
-
-    def search(**given: Any) -> Any:
-        fields = {"module": network, "task": task, "max_drop": 6.0} | given
-        method = fields.pop("method", methods.get("rtn")())
-        return compress_within(fields.pop("path", checkpoint), tmp_path / "o.terse", method, **fields)
-
-    return search
 
 
 def filled(folder: Path) -> dict[str, bytes]:
@@ -132,71 +118,6 @@ def test_what_killed_processes_left_is_removed_by_the_next_search(within: Any, t
     (folder / "candidate.txt").write_bytes(b"mine")
     within()
     assert set(contents(folder)) == {"trials.sqlite", "candidate.txt"}
-
-
-@pytest.mark.parametrize("damage", ["text", "truncated", "a bit", "other tables", "other rows", "other names"])
-def test_a_log_that_is_none_says_so_and_force_begins_anew(damage: str, within: Any, tmp_path: Path) -> None:
-    best, log = within().best, tmp_path / "o.terse.search" / "trials.sqlite"
-    data = bytearray(log.read_bytes())
-    if damage == "text":
-        log.write_text("no database")
-    elif damage == "truncated":
-        log.write_bytes(data[: len(data) // 2])
-    elif damage == "a bit":
-        log.write_bytes(bytes([data[0] ^ 1]) + data[1:])
-    else:
-        statement = {
-            "other tables": "ALTER TABLE trials RENAME COLUMN most TO high",
-            "other rows": "UPDATE trials SET bytes = 'many'",
-            "other names": "UPDATE trials SET key = '{\"fields\": 3}'",
-        }[damage]
-        with sqlite3.connect(log) as base:
-            base.execute(statement)
-        base.close()
-    broken = log.read_bytes()
-    with pytest.raises(InputError, match=r"trials\.sqlite .*force=True"):
-        within()
-    assert log.read_bytes() == broken and hash_of(tmp_path / "o.terse") == best.digest
-    assert within(force=True).best.digest == best.digest
-
-
-def test_an_empty_log_knows_no_file(within: Any, tmp_path: Path) -> None:
-    within()
-    (tmp_path / "o.terse.search" / "trials.sqlite").write_bytes(b"")
-    with pytest.raises(OutputError, match="exists"):
-        within()
-    (tmp_path / "o.terse").unlink()
-    assert within().holds
-
-
-def test_a_log_that_cannot_be_opened_or_is_held_says_so(within: Any, tmp_path: Path, monkeypatch: Any) -> None:
-    monkeypatch.setattr("tersenet.steps.trials.HELD", 0.0)
-    within()
-    log = tmp_path / "o.terse.search" / "trials.sqlite"
-    (tmp_path / "o.terse").unlink()
-    with sqlite3.connect(log) as other:
-        other.execute("BEGIN EXCLUSIVE")
-        with pytest.raises(OutputError, match=r"trials\.sqlite cannot be written: database is locked; wait"):
-            within()
-    other.close()
-    log.unlink()
-    log.mkdir()
-    with pytest.raises(OutputError, match=r"trials\.sqlite cannot be written: unable to open"):
-        within()
-
-
-def connected(monkeypatch: pytest.MonkeyPatch, to: Any) -> None:
-    """Open logs as `to` does."""
-    monkeypatch.setattr("tersenet.steps.trials.sqlite3.connect", to)
-
-
-def test_a_read_only_log_says_so(within: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    within()
-    (tmp_path / "o.terse").unlink()
-    original = sqlite3.connect
-    connected(monkeypatch, lambda path, timeout: original(f"file:{path}?mode=ro", timeout=timeout, uri=True))
-    with pytest.raises(OutputError, match=r"trials\.sqlite cannot be written: attempt to write a readonly database"):
-        within()
 
 
 def test_a_full_disk_keeps_the_best_file_and_the_search_goes_on(

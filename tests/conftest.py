@@ -2,12 +2,15 @@
 
 import copy
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from tersenet import methods
+from tersenet.budgets import compress_within
 from tersenet.core.task import Task
 from tersenet.lab import digits
 from tersenet.lab.models import build
@@ -40,3 +43,15 @@ def checkpoint(trained: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> 
     path = tmp_path_factory.mktemp("checkpoint") / "digits.safetensors"
     save_file({name: value for name, value in trained.state_dict().items() if "num_batches" not in name}, path)
     return path
+
+
+@pytest.fixture
+def within(checkpoint: Path, network: nn.Module, task: Task, tmp_path: Path) -> Any:
+    """A search of rtn for the digits network, at `o.terse`."""
+
+    def search(**given: Any) -> Any:
+        fields = {"module": network, "task": task, "max_drop": 6.0} | given
+        method = fields.pop("method", methods.get("rtn")())
+        return compress_within(fields.pop("path", checkpoint), tmp_path / "o.terse", method, **fields)
+
+    return search

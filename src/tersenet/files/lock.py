@@ -5,6 +5,7 @@ import fcntl
 import json
 import os
 import socket
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -107,7 +108,8 @@ def _claimed(descriptor: int, what: str) -> bool:
 def _holder(descriptor: int) -> str:
     try:
         found = json.loads(os.read(descriptor, 1000))
-        return f"process {int(found['pid'])} on {str(found['host'])[:100]}"
+        since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(os.fstat(descriptor).st_mtime))
+        return f"process {int(found['pid'])} on {str(found['host'])[:100]} since {since}"
     except (OSError, ValueError, KeyError, TypeError):
         return "another process"
 

@@ -13,7 +13,7 @@ from ..files.lock import locked
 PART = r"\.[0-9a-f]{8}\.part"  # what a writer that was killed leaves
 LITTER = rf"\.?(candidate|sketch)(\.\d+)?\.terse({PART})?"
 OWN = rf"trials\.sqlite(-journal|-wal|-shm)?|frontier\.png|{LITTER}"
-OF_A_RUN = rf"\.lock|\.?(run\.json|last\.pt)({PART})?|log\.jsonl|events\.out\.tfevents\..*"
+OF_A_RUN = rf"\.?(run\.json|last\.pt)({PART})?|log\.jsonl|\.lock|events\.out\.tfevents\..*"
 
 
 class SearchFolder:

@@ -16,14 +16,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .api import check_method, load, prepared
+from .api import check_is_method, check_method, load, prepared
+from .core.fields import check_value
 from .core.method import Method, RunFolder
 from .core.model import Piece
 from .core.task import Task
 from .errors import BudgetError, TersenetError, UsageError
 from .files.atomic import check_free
 from .files.checkpoint import open_checkpoint
-from .files.terse import write
+from .files.terse import Effort, write
 from .methods import get
 from .progress import OutOfTime, until
 from .steps.calibrate import calibration
@@ -95,6 +96,8 @@ def compress_within(
 
     **Raises** `BudgetError` if no trial could be finished, and what `compress_file` raises.
     """
+    check_is_method(method)
+    check_value("effort", Effort, effort)
     identity = {"method": method.name, **asdict(method)}
     target = Target(max_bytes, max_drop)
     return _search(path, output, [_step(method, max_bytes)], identity, module, task, target, time_limit, force, effort,
@@ -276,17 +279,17 @@ def _own(output: Path, log: Path) -> bool:
 
 def _check(target: Target, module: nn.Module | None, task: Task | None, time_limit: float | None) -> None:
     if (target.max_bytes is None) == (target.max_drop is None):
-        raise UsageError("give --max-bytes or --max-drop (one of the two)")
+        raise UsageError("give max_bytes= or max_drop= (one of the two)")
     if target.max_bytes is not None and target.max_bytes < 1:
-        raise UsageError(f"--max-bytes is {target.max_bytes}; it must be at least 1")
+        raise UsageError(f"max_bytes={target.max_bytes}: it must be at least 1")
     if time_limit is not None and not time_limit > 0:
         raise UsageError(f"the time limit is {time_limit}; it must be above 0")
     if target.max_drop is None:
         return
     if not 0 <= target.max_drop < math.inf:
-        raise UsageError(f"--max-drop is {target.max_drop}; it is a number of points, 0 or more")
+        raise UsageError(f"max_drop={target.max_drop}: it is a number of points, 0 or more")
     if module is None or task is None:
-        raise UsageError("--max-drop compares networks: give --model (module=) and --task (task=)")
+        raise UsageError("max_drop= compares networks: give the network's code (module=) and data (task=)")
     task.split(VALIDATION)
 
 

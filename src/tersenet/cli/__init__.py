@@ -10,6 +10,7 @@ import typer
 
 from ..errors import TersenetError, UsageError
 from . import auto, compress, decompress, demo, evaluate, inspect, methods, reproduce, sensitivity, verify
+from .wording import in_flags
 
 app = typer.Typer(
     name="tersenet",
@@ -36,9 +37,10 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         app(given, prog_name="tersenet")
     except TersenetError as error:
+        message = in_flags(str(error))
         if "--json" in given:
-            print(json.dumps({"error": type(error).__name__, "message": str(error)}))
-        print(f"tersenet: {error}", file=sys.stderr)
+            print(json.dumps({"error": type(error).__name__, "message": message}))
+        print(f"tersenet: {message}", file=sys.stderr)
         sys.exit(2 if isinstance(error, UsageError) else 1)
     except SystemExit as stop:
         if stop.code == 2 and "--json" in given:

@@ -19,7 +19,7 @@ def check_free(path: str | Path, *, force: bool) -> Path:
     except (OSError, ValueError) as error:
         raise OutputError(f"{str(target)[:80]}... cannot be written: {error}") from error
     if exists and not force:
-        raise OutputError(f"{target} exists: give another output, or --force (force=True) to replace it")
+        raise OutputError(f"{target} exists: give another output, or force=True to replace it")
     if not target.parent.is_dir():
         raise OutputError(f"{target.parent} is not a folder: create it first")
     return target
@@ -85,7 +85,7 @@ def _check_replaceable(old: Path, new: Path) -> None:
     )
     if lost:
         names = ", ".join(map(str, lost[:5]))
-        raise OutputError(f"{old} holds {len(lost)} other files ({names}), which --force would delete: move them first")
+        raise OutputError(f"{old} holds {len(lost)} other files ({names}), which force=True would delete: move them")
 
 
 def _beside(target: Path) -> Path:

@@ -123,7 +123,7 @@ class Reader:
         if output > allowed:
             raise SizeLimitError(
                 self._says(f"claims {output:,} bytes of tensors, more than the {allowed:,} allowed for its size; "
-                           f"if you trust it, give --max-output {output} (max_output={output})")
+                           f"if you trust it, give max_output={output}")
             )  # fmt: skip
 
     def stream(self, record: Record) -> tuple[list[bytes], Stream]:

@@ -19,12 +19,13 @@ import math
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 from scipy.optimize import minimize
 from torch import nn
 
+from ..core.fields import Within, check_widths
 from ..core.method import Method, RunFolder, TensorSource
 from ..core.model import Piece
 from ..core.task import Task
@@ -109,25 +110,22 @@ class Lapq(Method):
   journal = {Machine Learning}, year = {2021}, eprint = {1911.07190}
 }"""
 
-    bits: int = 4
-    act_bits: int = 32
+    bits: Annotated[int, Within(2, 8)] = 4
+    act_bits: Annotated[int, Within(2, 8, also=32)] = 32
     search: Literal["minmax", "l2", "lp", "powell"] = "powell"
     zero_level: bool = True
     ends: Literal["8", "keep", "same"] = "8"
-    samples: int = 512
-    iterations: int = 2
-    evaluations: int = 1000
+    samples: Annotated[int, Within(least=1)] = 512
+    iterations: Annotated[int, Within(least=1)] = 2
+    evaluations: Annotated[int, Within(least=1)] = 1000
     equalise: bool = False
     restore: bool = True
 
-    def __post_init__(self) -> None:
-        for bits in (self.bits, *([] if self.act_bits == 32 else [self.act_bits]), *self.layer_bits.values()):
-            if not 2 <= bits <= 8:
-                raise UsageError(f"bits is {bits}; lapq has 2 to 8, and 32 for inputs that are not rounded")
-        if min(self.samples, self.iterations, self.evaluations) < 1:
-            raise UsageError("samples, iterations and evaluations are at least 1")
+    def check(self) -> None:
+        """Channels are equalised behind a folded batch norm; every width is 2 to 8."""
         if self.equalise and self.bn == "pair":
-            raise UsageError("--equalise needs batch norm folded: give --bn fold (or keep, for a network without any)")
+            raise UsageError('equalise=True needs batch norm folded: give bn="fold" ("keep" for a network without any)')
+        check_widths(self.layer_bits, 2, 8)
 
     @property
     def sketch(self) -> Method:
@@ -147,7 +145,7 @@ class Lapq(Method):
     ) -> Iterator[Piece]:
         """Every tensor, quantised or kept, and the rounding of inputs. **Raises** `UsageError`, `InputError`."""
         if module is None or task is None:
-            raise UsageError("lapq calibrates: give the network's code (--model, module=) and --task (task=)")
+            raise UsageError("lapq calibrates: give the network's code (module=) and data (task=)")
         if self.equalise or self.bn == "fold":
             source = rewritten(source, module, calibration(task, 2)[0][0], self.equalise)
             module = source.module

@@ -29,9 +29,10 @@ class Run:
         text = json.dumps(identity, indent=1, sort_keys=True, default=str)
         if resume != described.is_file():
             raise UsageError(
-                f"{folder} holds no training to resume: give --run to begin one"
+                f"{folder} holds no training to resume: begin one with run=RunFolder({str(folder)!r})"
                 if resume
-                else f"{folder} already holds a training: go on with --resume {folder}, or give another folder"
+                else f"{folder} already holds a training: give another folder, or go on with "
+                f"run=RunFolder({str(folder)!r}, resume=True)"
             )
         if resume:
             old, new = json.loads(described.read_text()), json.loads(text)
@@ -57,7 +58,7 @@ class Run:
         path = folder / "last.pt"
         state = torch.load(path, weights_only=True) if path.is_file() else {}
         if "finished" not in state:
-            raise UsageError(f"{folder} holds no finished training: give a folder that --run filled, or a .terse file")
+            raise UsageError(f"{folder} holds no finished training: give a folder that run= filled, or a .terse file")
         latent: dict[str, Any] = state["finished"]
         return latent
 
@@ -87,7 +88,7 @@ def run_of(method: Method, source: TensorSource, given: RunFolder | None) -> Run
     if given is None:
         return None
     if given.start is not None and not given.start.exists():
-        raise UsageError(f"--from {given.start}: there is nothing")
+        raise UsageError(f"start={str(given.start)!r}: there is nothing")
     identity = {"method": method.name, **asdict(method), "input": source.digest(), "start": str(given.start)}
     return None if given.folder is None else Run(given.folder, identity, given.resume)
 

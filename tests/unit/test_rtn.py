@@ -80,10 +80,10 @@ def test_quantizing_does_not_change_the_input() -> None:
 def test_a_weight_that_is_not_finite_is_named(value: float) -> None:
     w = weights()
     w[7, 5, 1, 2] = value
-    with pytest.raises(WeightError, match=r"layer\.weight has (nan|inf) at \[7, 5, 1, 2\].*--exclude"):
+    with pytest.raises(WeightError, match=r"layer\.weight has (nan|inf) at \[7, 5, 1, 2\].*exclude="):
         Rtn().quantize("layer.weight", w)
 
 
 def test_bits_outside_1_to_8_are_refused() -> None:
-    with pytest.raises(UsageError, match="bits is 9; rtn has 1 to 8"):
+    with pytest.raises(UsageError, match="bits=9: expected an integer, 1 to 8"):
         Rtn(bits=9)

@@ -33,7 +33,7 @@ from torch import nn
 
 from ..core.fields import Seed, Within, check_widths
 from ..core.method import Method, RunFolder, TensorSource
-from ..core.model import Finding, Piece
+from ..core.model import Finding, KeptTensor, Piece
 from ..core.task import Task
 from ..errors import BudgetError, InputError, UsageError
 from ..progress import progress
@@ -48,7 +48,7 @@ from ..steps.randomness import seeded
 from ..steps.run import run_of
 from ..steps.sides import check_finite, keep, left_out, prepare_batch_norm
 from ..steps.signal import Part, clusters, give, lowest, parts, record, scores
-from ..steps.train import begin_with, finish
+from ..steps.train import begin_with, finish, put_back
 from ..steps.widths import Beside, affordable, needed, nonzeros, prune_to, ratio
 
 TUNED = (0, 2, 3, 4, 5, 6, 8)  # widths that `tune` tries
@@ -169,7 +169,10 @@ class AccGrad(Method):
         beside = Beside.of(self._pieces(network, source))
         if self.target_ratio is not None:
             prune_to(found, beside, values, self.target_ratio)  # again, if what is kept has grown
-        yield from self._pieces(network, source)
+        for name, piece in list(self._pieces(network, source)):
+            if isinstance(piece, KeptTensor):
+                put_back(network, name, piece)
+            yield name, piece
         yield "accgrad", Finding(self._facts(found, beside))
 
     def _attach(self, network: nn.Module, source: TensorSource, task: Task) -> None:

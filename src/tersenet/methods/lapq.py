@@ -16,7 +16,7 @@ Needs the network's code and a calibration split with targets. It never sees the
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar, Literal
@@ -27,7 +27,7 @@ from torch import nn
 
 from ..core.fields import Within, check_widths
 from ..core.method import Method, RunFolder, TensorSource
-from ..core.model import Piece
+from ..core.model import CompressedModel, KeptTensor, Piece
 from ..core.task import Task
 from ..errors import InputError, UsageError
 from ..progress import progress
@@ -152,19 +152,24 @@ class Lapq(Method):
         rounded = self.prepare(source, module, task)
         clips = self.clips(rounded)
         rounded.set(clips)
-        found = dict(zip(rounded.names, clips, strict=True))
-        paired = prepare_batch_norm(source, "pair" if self.bn == "pair" else "keep", module)
-        for name, spec in paired.specs.items():
-            if name in rounded.grids:
-                entry = rounded.quantised(name, found[name])
-                yield name, type(entry)(entry.codes, entry.grid, spec.dtype)
-            else:
-                yield name, keep(paired.read(name), why_kept(name, spec, self) or "first or last layer", self.side)
+        found, kept = dict(zip(rounded.names, clips, strict=True)), self.kept(source, module, rounded.grids)
+        for name in source.specs:
+            yield name, kept[name] if name in kept else rounded.quantised(name, found[name])
         for path in rounded.paths:
             yield path, rounded.activation(path, found[path])
 
+    def kept(self, source: TensorSource, module: nn.Module, grids: Collection[str]) -> dict[str, KeptTensor]:
+        """The tensors that are not in `grids`, as they are stored."""
+        paired = prepare_batch_norm(source, "pair" if self.bn == "pair" else "keep", module)
+        return {
+            name: keep(paired.read(name), why_kept(name, spec, self) or "first or last layer", self.side)
+            for name, spec in source.specs.items()
+            if name not in grids
+        }
+
     def prepare(self, source: TensorSource, module: nn.Module, task: Task) -> Rounded:
-        """The network with everything that will be rounded, and the calibration batches."""
+        """The network with everything that will be rounded, the rest as it will be stored, and the calibration
+        batches."""
         batches = calibration(task, self.samples)
         network = deepcopy(module).float().eval().requires_grad_(False)
         with frozen(network):
@@ -178,12 +183,18 @@ class Lapq(Method):
             check_finite(name, source.read(name))
         grids = {
             layer.weight: WeightGrid(
-                self.bits_of(layer.weight, 8 if layer.weight in ends else self.bits), self.zero_level, 0, self.restore
+                self.bits_of(layer.weight, 8 if layer.weight in ends else self.bits),
+                self.zero_level,
+                0,
+                self.restore,
+                source.specs[layer.weight].dtype,
             )
             for layer in wanted
             if not (layer.weight in ends and self.ends == "keep")
         }
         inputs = [layer.path for layer in wanted if layer.weight not in ends] if self.act_bits != 32 else []
+        weights = {name: KeptTensor(source.read(name), source.specs[name].dtype, "") for name in grids}
+        CompressedModel(weights | self.kept(source, module, grids), source.aliases).apply_to(network)
         return Rounded(network, task, batches, grids, inputs, self.act_bits)
 
     def clips(self, rounded: Rounded) -> list[float]:

@@ -149,7 +149,10 @@ class Rtn(Method):
     def _shaped(self, grid: Uniform, axis: int) -> Uniform:
         if self.granularity == "channel":
             return replace(_each(grid, lambda field: field[:, 0]), axis=axis)
-        return replace(grid, group_size=self.group_size) if self.granularity == "group" else grid
+        if self.granularity == "group":  # there are many: a zero point is a code, so a byte holds it
+            zero_point = None if grid.zero_point is None else grid.zero_point.to(torch.int8)
+            return replace(grid, zero_point=zero_point, group_size=self.group_size)
+        return grid
 
 
 def _block_of(grid: Uniform, rows: slice, unit: int, row: int) -> Uniform:

@@ -11,7 +11,7 @@ No fixed code width, no clipping, no data; the step decides the rate (VLCQ, Futu
   as a pair), and errors are compensated in GPTQ order on the inputs that the quantised network itself sees.
 
 Dead zones (rate-distortion-optimised rounding), dependent quantisation and batch norm re-fitted to its old statistics
-were measured and lost: see docs/design/0006. Needs nothing but the weights; `calibrate=True` uses the task's calibration
+were measured and lost: see docs/design/0006. Needs nothing but the weights; `calibrate=True` uses a calibration
 split instead of synthesis, and tunes batch norm and biases to the outputs of the original (docs/design/0007).
 """
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ..core.fields import Seed, Within, check_widths
 from ..core.method import Method, RunFolder, TensorSource
-from ..core.model import Finding, Piece, TensorSpec
+from ..core.model import Finding, KeptTensor, Piece, TensorSpec
 from ..core.task import Task
 from ..errors import InputError, UsageError
 from ..files.terse import load
@@ -262,9 +262,7 @@ class TrainedMethod(Method):
                 continue
             reason = why_kept(name, spec, self) or "full precision"
             kept = keep(state[name].detach().to("cpu", spec.dtype), reason, self.side)
-            with torch.no_grad():
-                part, leaf = attach.owner_of(network, name)
-                getattr(part, leaf).copy_(kept.dequantize())
+            put_back(network, name, kept)
             yield name, kept
         yield from attach.frozen_inputs(network).items()
 
@@ -281,6 +279,13 @@ def begin_with(network: nn.Module, start: Path) -> None:
                 "trained from it: start from its run folder, or write it with bn='keep'"
             )
         begun.apply_to(network, activations=False)
+
+
+def put_back(network: nn.Module, name: str, kept: KeptTensor) -> None:
+    """Make a network compute with a tensor that is not quantised as it is stored."""
+    part, leaf = attach.owner_of(network, name)
+    with torch.no_grad():
+        getattr(part, leaf).copy_(kept.dequantize())
 
 
 def finish(network: nn.Module, train: Iterable[Tensor]) -> None:

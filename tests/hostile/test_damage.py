@@ -216,7 +216,7 @@ def test_a_small_file_that_claims_terabytes_allocates_nothing(file: Path, tmp_pa
         tensors(index)[3][1] = [10**13]
 
     path = forge(file, tmp_path / "x.terse", claim)
-    with pytest.raises(SizeLimitError, match="--max-output 40000000"):
+    with pytest.raises(SizeLimitError, match="max_output=40000000"):
         load(path)
 
 

@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Iterable
 from copy import deepcopy
+from dataclasses import asdict
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,13 @@ def _chosen(method: str | Method, fields: dict[str, Any]) -> Method:
     if fields:
         raise UsageError(f"the method has its fields already: leave out {', '.join(f'{name}=' for name in fields)}")
     return method
+
+
+def identified(method: Method, effort: str) -> dict[str, Any]:
+    """What tells a method with its fields from others. **Raises** `UsageError` for what is no method or no effort."""
+    check_is_method(method)
+    check_value("effort", Effort, effort)
+    return {"method": method.name, **asdict(method)}
 
 
 def check_is_method(method: object) -> None:

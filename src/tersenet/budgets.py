@@ -16,15 +16,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .api import check_is_method, check_method, load, prepared
-from .core.fields import check_value
+from .api import check_method, identified, load, prepared
 from .core.method import Method, RunFolder
 from .core.model import Piece
 from .core.task import Task
 from .errors import BudgetError, TersenetError, UsageError
 from .files.atomic import check_free
 from .files.checkpoint import open_checkpoint
-from .files.terse import Effort, write
+from .files.terse import write
 from .methods import get
 from .progress import OutOfTime, until
 from .steps.calibrate import calibration
@@ -96,9 +95,7 @@ def compress_within(
 
     **Raises** `BudgetError` if no trial could be finished, and what `compress_file` raises.
     """
-    check_is_method(method)
-    check_value("effort", Effort, effort)
-    identity = {"method": method.name, **asdict(method)}
+    identity = identified(method, effort)
     target = Target(max_bytes, max_drop)
     return _search(path, output, [_step(method, max_bytes)], identity, module, task, target, time_limit, force, effort,
                    named, say)  # fmt: skip

@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Iterable
 from copy import deepcopy
+from dataclasses import asdict
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -11,14 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from . import methods
+from .core.fields import check_value
 from .core.method import Method, RunFolder, TensorSource
 from .core.model import CompressedModel, KeptTensor, Module
 from .core.task import Task
 from .errors import UsageError
 from .files.atomic import check_output
 from .files.checkpoint import Where, checkpoint_at, open_checkpoint, open_module
+from .files.terse import Effort, write
 from .files.terse import load as open_terse
-from .files.terse import write
 from .quantizers.attach import anneal
 from .quantizers.attach import penalty as attached_penalty
 from .steps.processes import is_main
@@ -52,10 +54,33 @@ def compress(
     """
     if of_checkpoint := sorted({"key", "strip_prefix", "ignore_keys"} & set(fields)):
         raise UsageError(f"{of_checkpoint[0]} is of the checkpoint, not of the method: give Checkpoint(path, ...)")
-    chosen = method if isinstance(method, Method) else methods.get(method)(**fields)
+    chosen = _chosen(method, fields)
     source, network = prepared(what, module)
     check_method(chosen, source, run)
     return chosen.model(source, chosen.compress(source, network, task and task.for_method(), run))
+
+
+def _chosen(method: str | Method, fields: dict[str, Any]) -> Method:
+    """The method that a call names. **Raises** `UsageError`."""
+    if isinstance(method, str):
+        return methods.get(method)(**fields)
+    check_is_method(method)
+    if fields:
+        raise UsageError(f"the method has its fields already: leave out {', '.join(f'{name}=' for name in fields)}")
+    return method
+
+
+def identified(method: Method, effort: str) -> dict[str, Any]:
+    """What tells a method with its fields from others. **Raises** `UsageError` for what is no method or no effort."""
+    check_is_method(method)
+    check_value("effort", Effort, effort)
+    return {"method": method.name, **asdict(method)}
+
+
+def check_is_method(method: object) -> None:
+    """**Raises** `UsageError` for a method's name or class in place of a method."""
+    if not isinstance(method, Method):
+        raise UsageError(f"method={method!r}: expected a method, such as tersenet.methods.get('rtn')(bits=4)")
 
 
 def compress_file(
@@ -77,6 +102,7 @@ def compress_file(
     **Raises** what `compress` raises, and `OutputError` (before any work if `output` is what is read, or exists and
     `force` is not given).
     """
+    check_value("effort", Effort, effort)
     check_output(output, checkpoint_at(path).path, force=force)
     source, network = prepared(path, module)
     check_method(method, source, run)
@@ -100,7 +126,7 @@ def attach(module: Module, method: str | Method, inputs: Iterable[Tensor], **fie
     >>> sorted(freeze(net).tensors)
     ['0.bias', '0.weight']
     """
-    chosen = method if isinstance(method, Method) else methods.get(method)(**fields)
+    chosen = _chosen(method, fields)
     if not isinstance(chosen, TrainedMethod):
         raise UsageError(f"{chosen.name} does not train: use compress")
     if type(chosen).plan is not TrainedMethod.plan and not chosen.layer_bits:
@@ -155,11 +181,12 @@ def load(path: str | Path, into: nn.Module | None = None, *, max_output: int | N
 
 def check_method(method: Method, source: TensorSource, run: RunFolder | None) -> None:
     """**Raises** `UsageError` for names that match nothing, and for a run folder of a method that does not train."""
+    check_is_method(method)
     if run is not None and method.needs != "training":
-        raise UsageError(f"{method.name} does not train: leave out --run, --resume and --from")
+        raise UsageError(f"{method.name} does not train: leave out run=")
     for glob in method.include:
         if not any(fnmatchcase(name, glob) for name in source.specs):
-            raise UsageError(f"--include {glob!r} matches no tensor; the first are {', '.join(list(source.specs)[:5])}")
+            raise UsageError(f"include={glob!r} matches no tensor; the first are {', '.join(list(source.specs)[:5])}")
     for glob in method.layer_bits:
         if not any(fnmatchcase(name, glob) for name in source.specs):
             raise UsageError(f"layer_bits names {glob!r}, which matches no tensor")

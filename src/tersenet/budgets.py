@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import nn
 
+from .api import identified
 from .core.method import Method
 from .core.task import Task
 from .errors import BudgetError, OutputError, TersenetError, UsageError
@@ -60,7 +61,7 @@ def compress_within(
 
     **Raises** `BudgetError` if no trial could be finished, and what `compress_file` raises.
     """
-    identity = {"method": method.name, **asdict(method)}
+    identity = identified(method, effort)
     target = Target(max_bytes, max_drop)
     return _search(path, output, method, [_step(method, max_bytes)], identity, module, task, target, time_limit, force,
                    effort, named, say)  # fmt: skip
@@ -231,15 +232,15 @@ def _own(output: Path, log: Path) -> bool:
 
 def _check(target: Target, module: nn.Module | None, task: Task | None, time_limit: float | None) -> None:
     if (target.max_bytes is None) == (target.max_drop is None):
-        raise UsageError("give --max-bytes or --max-drop (one of the two)")
+        raise UsageError("give max_bytes= or max_drop= (one of the two)")
     if target.max_bytes is not None and target.max_bytes < 1:
-        raise UsageError(f"--max-bytes is {target.max_bytes}; it must be at least 1")
+        raise UsageError(f"max_bytes={target.max_bytes}: it must be at least 1")
     if time_limit is not None and not time_limit > 0:
         raise UsageError(f"the time limit is {time_limit}; it must be above 0")
     if target.max_drop is None:
         return
     if not 0 <= target.max_drop < math.inf:
-        raise UsageError(f"--max-drop is {target.max_drop}; it is a number of points, 0 or more")
+        raise UsageError(f"max_drop={target.max_drop}: it is a number of points, 0 or more")
     if module is None or task is None:
-        raise UsageError("--max-drop compares networks: give --model (module=) and --task (task=)")
+        raise UsageError("max_drop= compares networks: give the network's code (module=) and data (task=)")
     task.split(VALIDATION)

@@ -150,7 +150,7 @@ def test_sides_lose_no_more_than_two_to_the_minus_ten(checkpoint: Path, trained:
             assert ((entry.dequantize() - value).abs() <= value.abs() * 2**-10).all()
 
 
-@pytest.mark.filterwarnings("ignore:--bn pair takes eps")
+@pytest.mark.filterwarnings("ignore:bn='pair' takes eps")
 def test_a_batch_norm_pair_computes_the_same_with_fewer_bytes(
     checkpoint: Path, trained: nn.Module, task: Task, tmp_path: Path
 ) -> None:

@@ -231,12 +231,12 @@ def test_a_killed_training_goes_on_to_the_same_codes(small: nn.Module, task: Tas
 
 def test_what_cannot_be_done_is_a_clear_error(small: nn.Module, task: Task) -> None:
     for words, fields in (
-        ("widths from low to high", {"bits": (6, 4)}), ("widths from low to high", {"bits": (1, 4)}),
+        ("widths from low to high", {"bits": (6, 4)}), ("2 to 16 or 0", {"bits": (1, 4)}),
         ("above 0.5", {"share": 0.3}), ("more epochs", {"warmup": 4}), ("above 1", {"target_ratio": 0.5}),
         ("give target_ratio", {"tune": True}), ("leave out bits", {"mode": "in", "bits": (4,)}),
         ("low_bits", {"low_bits": 1}),
-        ("which leaves no weights", {"bits": (0, 0)}), ("low_bits", {"low_bits": 16}),
-        ("layer_bits are", {"layer_bits": {"*": 1}}), ("refine", {"refine": -1}),
+        ("leaves no weights", {"bits": (0, 0)}), ("low_bits", {"low_bits": 16}),
+        ("layer_bits gives", {"layer_bits": {"*": 1}}), ("refine", {"refine": -1}),
     ):  # fmt: skip
         with pytest.raises(UsageError, match=words):
             made(small, task, **fields)

@@ -118,6 +118,6 @@ def test_a_hostile_file_name_never_leaves_the_output_folder(tmp_path: Path, name
 
 def test_an_existing_output_is_kept_without_force(tmp_path: Path) -> None:
     (tmp_path / "x.safetensors").write_bytes(b"precious")
-    with pytest.raises(OutputError, match="--force"):
+    with pytest.raises(OutputError, match="force=True"):
         write_checkpoint(CompressedModel({}), tmp_path / "x.safetensors")
     assert (tmp_path / "x.safetensors").read_bytes() == b"precious"

@@ -1,11 +1,23 @@
 """Round to nearest puts every weight on the nearest level, for every granularity, width and axis."""
 
+import math
+import sys
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from tersenet.core.model import QTensor
+from tersenet.core.grid import Uniform
+from tersenet.core.model import CompressedModel, QTensor
 from tersenet.errors import UsageError, WeightError
+from tersenet.files.terse import load, save
 from tersenet.methods.rtn import Rtn
+
+sys.path[:0] = [str(Path(__file__).parents[1])]
+from format_reader import read  # noqa: E402
 
 
 def weights(dtype: torch.dtype = torch.float32) -> torch.Tensor:
@@ -80,10 +92,34 @@ def test_quantizing_does_not_change_the_input() -> None:
 def test_a_weight_that_is_not_finite_is_named(value: float) -> None:
     w = weights()
     w[7, 5, 1, 2] = value
-    with pytest.raises(WeightError, match=r"layer\.weight has (nan|inf) at \[7, 5, 1, 2\].*--exclude"):
+    with pytest.raises(WeightError, match=r"layer\.weight has (nan|inf) at \[7, 5, 1, 2\].*exclude="):
         Rtn().quantize("layer.weight", w)
 
 
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    shape=st.lists(st.integers(1, 40), min_size=2, max_size=4).filter(lambda shape: math.prod(shape) <= 60_000),
+    bits=st.integers(1, 8),
+    group=st.sampled_from([16, 32, 50, 128, 1000]),
+    shift=st.sampled_from([0.0, 0.1, -3.0]),
+)
+def test_affine_groups_take_no_more_than_packed_codes_and_two_halves_a_group(
+    shape: list[int], bits: int, group: int, shift: float, tmp_path: Path
+) -> None:
+    w = torch.randn(shape, generator=torch.Generator().manual_seed(1)) + shift
+    entry = Rtn(bits=bits, granularity="group", affine=True, group_size=group).quantize("w", w)
+    assert isinstance(entry.grid, Uniform) and entry.grid.zero_point is not None
+    size = save(CompressedModel({"w": entry}), tmp_path / "x.terse", force=True)
+    assert size <= math.ceil(bits * w.numel() / 8) + 4 * entry.grid.scale.numel() + 600
+    back = load(tmp_path / "x.terse").tensors["w"].dequantize()
+    assert torch.equal(back, entry.dequantize()) and np.array_equal(read(tmp_path / "x.terse")["w"], back)
+
+
+def test_only_the_zero_points_of_groups_are_narrow() -> None:
+    kinds = {g: Rtn(granularity=g, affine=True).quantize("w", weights()).grid for g in ("tensor", "channel", "group")}
+    assert [grid.zero_point.dtype for grid in kinds.values()] == [torch.int32, torch.int32, torch.int8]  # type: ignore[union-attr]
+
+
 def test_bits_outside_1_to_8_are_refused() -> None:
-    with pytest.raises(UsageError, match="bits is 9; rtn has 1 to 8"):
+    with pytest.raises(UsageError, match="bits=9: expected an integer, 1 to 8"):
         Rtn(bits=9)

@@ -198,7 +198,7 @@ def test_wrong_use_says_what_to_do(checkpoint: Path, network: nn.Module, task: T
             within(checkpoint, out, network, task, **given)
     with pytest.raises(InputError, match="no split 'validation'"):
         within(checkpoint, out, network, replace(task, validation=None), max_drop=1.0)
-    with pytest.raises(UsageError, match="give --model"):
+    with pytest.raises(UsageError, match="give the network's code"):
         compress_within(checkpoint, out, methods.get("rtn")(), task=task, max_drop=1.0)
     within(checkpoint, out, network, task, max_drop=6.0)
     with pytest.raises(UsageError, match="holds another search \\(other target\\)"):

@@ -132,5 +132,5 @@ def test_a_budget_is_filled_though_tuned_biases_take_more_bytes_than_zeros(
 
 
 def test_a_negative_number_of_epochs_is_refused(network: nn.Module) -> None:
-    with pytest.raises(UsageError, match="tune at least 0"):
+    with pytest.raises(UsageError, match="tune=-1: expected an integer, at least 0"):
         tersenet.compress(network, "vlcq", tune=-1)

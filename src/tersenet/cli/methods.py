@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from .output import Json, print_json, print_table
+from .wording import in_flags
 
 
 def command(
@@ -25,6 +26,6 @@ def command(
     if as_json:
         print_json(asdict(one))
         return
-    print(one.docstring + ("\n\n" + one.reference if one.reference else ""))
+    print(in_flags(one.docstring) + ("\n\n" + one.reference if one.reference else ""))
     options = [("--" + field.replace("_", "-"), kind, default) for field, kind, default in one.fields]
     print_table("\noptions", ("option", "value", "default"), options)

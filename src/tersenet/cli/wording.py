@@ -8,7 +8,7 @@ from functools import cache
 import typer.main
 
 _VALUE = r"""'[^'\n]*'|"[^"\n]*"|\{[^{}\n]*\}|\([^()\n]*\)|\w+\([^()\n]*\)|[^\s'"`(),;:]*[^\s'"`(),;:.?]|"""
-_ARGUMENT = re.compile(rf"(?<![\w.\-=])([a-z]\w*)=({_VALUE})")
+_ARGUMENT = re.compile(rf"(?<![\w.\-=?&/])([a-z]\w*)=({_VALUE})")
 
 
 def in_flags(text: str) -> str:

@@ -2,15 +2,17 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from fnmatch import fnmatchcase
+from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Annotated, Any, ClassVar, Literal, Protocol, Self, get_type_hints
 
 import torch
 from torch import Tensor, nn
 
 from .. import __version__
+from .fields import Within, check_names, check_value
 from .model import CompressedModel, Piece, TensorSpec, gathered
 from .task import Task
 
@@ -41,6 +43,13 @@ class TensorSource(Protocol):
         """A hash of the content, for the provenance."""
 
 
+@cache
+def _kinds(cls: type) -> dict[str, Any]:
+    """The annotations of the fields of a method."""
+    hints = get_type_hints(cls, include_extras=True)
+    return {each.name: hints[each.name] for each in fields(cls)}
+
+
 @dataclass(frozen=True)
 class RunFolder:
     """Where a training keeps its checkpoints and log (None: nowhere); whether it goes on there; what it starts from
@@ -62,6 +71,8 @@ class Method(ABC):
     the four vectors, "pair" = scale and shift only, "fold" = the scale goes into the weights before it), and widths
     that differ from layer to layer (`layer_bits`: name or glob of a weight -> bits, the first that matches; the rates
     of `vlcq` differ as they do, under its own budget).
+
+    The annotation of a field says what it may be (`core.fields`); what fields may be together is for `check`.
     """
 
     needs: ClassVar[str] = "nothing"
@@ -73,7 +84,23 @@ class Method(ABC):
     exclude: tuple[str, ...] = ()
     side: Literal["fp16", "exact"] = "fp16"
     bn: Literal["keep", "pair", "fold"] = "keep"
-    layer_bits: Mapping[str, int] = field(default_factory=dict)
+    layer_bits: Mapping[str, Annotated[int, Within(1, 16)]] = field(default_factory=dict)
+
+    def __new__(cls, *values: Any, **given: Any) -> Self:
+        """**Raises** `UsageError` for a field that the method does not have."""
+        check_names(f"{cls.__module__.rpartition('.')[2]} has no field", given, [each.name for each in fields(cls)])
+        return object.__new__(cls)
+
+    def __post_init__(self) -> None:
+        """Check every field by its annotation, then all together by `check` of every class, the base first."""
+        for name, kind in _kinds(type(self)).items():
+            object.__setattr__(self, name, check_value(name, kind, getattr(self, name)))
+        for cls in reversed(type(self).__mro__):
+            if "check" in vars(cls):
+                vars(cls)["check"](self)
+
+    def check(self) -> None:  # noqa: B027 (optional)
+        """**Raises** `UsageError` for fields that contradict each other. Nothing is replaced by a child's `check`."""
 
     def bits_of(self, name: str, otherwise: int) -> int:
         """The width that `layer_bits` gives the weight called `name`."""

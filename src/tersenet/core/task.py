@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import InputError
+from ..errors import InputError, UsageError
 
 Batches = Iterable[Any]
 SPLITS = ("calibration", "train", "validation", "test")
@@ -48,9 +48,12 @@ class Task:
     seed: int = 0
 
     def split(self, name: str) -> Batches:
-        """The split called `name`. **Raises** `InputError` if the task has none (a split is never invented)."""
+        """The split called `name`.
+
+        **Raises** `InputError` if the task has none (a split is never invented), `UsageError` for another name.
+        """
         if name not in SPLITS:
-            raise InputError(f"there is no split {name!r}; splits are {', '.join(SPLITS)}")
+            raise UsageError(f"split={name!r}: expected {', '.join(SPLITS)}")
         batches: Batches | None = getattr(self, name)
         if batches is None:
             has = [n for n in SPLITS if getattr(self, n) is not None]

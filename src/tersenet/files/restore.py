@@ -85,7 +85,7 @@ def checked_layout(model: CompressedModel) -> tuple[dict[str, list[str]], dict[s
     renames = [model.layout.get(key, {}) for key in ("prefixes", "renamed")]
     right = right and all(isinstance(r, dict) and all(isinstance(to, str) for to in r.values()) for r in renames)
     if not right or len(set(map(original_names(model.layout), known))) != len(known):
-        raise FormatError("the file's layout names tensors it does not have, or is no layout: use --as codes")
+        raise FormatError("the file's layout names tensors it does not have, or is no layout: write codes=True")
     return shards, metadata
 
 
@@ -142,7 +142,7 @@ def _as_codes(model: CompressedModel) -> tuple[Specs, Callable[[str], Tensor]]:
         else:
             specs[name] = (entry.tensor.dtype, entry.shape)
     if both := sorted(set(specs) & set(small)):
-        raise OutputError(f"tensor {both[0]} has the name that its grid needs: write values instead (--as values)")
+        raise OutputError(f"tensor {both[0]} has the name that its grid needs: write values instead (codes=False)")
     specs |= {name: (value.dtype, value.shape) for name, value in small.items()}
 
     def read(name: str) -> Tensor:

@@ -4,13 +4,14 @@ import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from io import RawIOBase
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 import torch
 from torch import Tensor
 
 from .. import codec
 from ..core.activation import Activation
+from ..core.fields import check_value
 from ..core.grid import Codebook, FixedPoint, Grid, Uniform
 from ..core.levels import Integers, Points
 from ..core.model import CompressedModel, Entry, Finding, KeptTensor, Piece, QTensor, TensorSpec
@@ -21,6 +22,7 @@ from .reader import Reader
 from .strict import check_bools, check_codes, check_fields
 from .writer import Writer, compress, writing
 
+Effort = Literal["fast", "best"]
 DTYPES = {
     "f64": torch.float64, "f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16,
     "f8e4m3": torch.float8_e4m3fn, "f8e5m2": torch.float8_e5m2, "i64": torch.int64, "i32": torch.int32,
@@ -51,6 +53,7 @@ def write(
 ) -> int:
     """Write tensors and activations as they come, and everything else from `around`; return the file's size in
     bytes."""
+    check_value("effort", Effort, effort)
     with replacing_file(path, force=force) as stream:
         return _write(stream, pieces, around, effort)
 

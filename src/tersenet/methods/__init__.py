@@ -5,16 +5,25 @@ Nothing here imports torch until a method is asked for by `get`; what `tersenet 
 
 import ast
 import importlib
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+from ..core.fields import Within, described
 from ..errors import UsageError
 
 if TYPE_CHECKING:
     from ..core.method import Method
 
 
+_PACKAGE = Path(__file__).parent.parent
+_WORDS: dict[str, Any] = {
+    **{each.__name__: each for each in (bool, int, float, str, tuple, Mapping, Within)},
+    "Annotated": Annotated,
+    "Literal": Literal,
+}
 _HOMES = {"Method": "core/method.py", "TrainedMethod": "steps/train.py"}  # what a method's class may inherit from
 
 
@@ -27,7 +36,7 @@ class MethodFacts:
     docstring: str
     needs: str
     reference: str
-    fields: tuple[tuple[str, str, str], ...]  # name, type, default
+    fields: tuple[tuple[str, str, str], ...]  # name, what it may be, default
 
 
 def names() -> list[str]:
@@ -51,13 +60,15 @@ def get(name: str) -> type["Method"]:
 def facts(name: str) -> MethodFacts:
     """The facts of a method, read from its source without importing it."""
     _check(name)
-    tree = ast.parse((Path(__file__).parent / f"{name}.py").read_text("utf-8"))
+    path = Path(__file__).parent / f"{name}.py"
+    tree = _parsed(path)
     docstring = ast.get_docstring(tree) or ""
     node = next(node for node in tree.body if isinstance(node, ast.ClassDef) and _base(node) in _HOMES)
-    rows = {row[0]: row for row in _inherited(_base(node)) + _assignments(node.body)}
-    order = [row[0] for row in _assignments(node.body)]
-    facts = {key: default for key, kind, default in rows.values() if "ClassVar" in kind}
-    fields = tuple(rows[key] for key in dict.fromkeys([*order, *rows]) if "ClassVar" not in rows[key][1])
+    own = _assignments(node, path)
+    rows = {row[0]: row for row in _inherited(_base(node)) + own}
+    facts = {key: default for key, kind, default in rows.values() if kind == "ClassVar"}
+    order = dict.fromkeys([*(row[0] for row in own), *rows])
+    fields = tuple(rows[key] for key in order if key not in facts)
     sentence = docstring.split("\n\n")[0].replace("\n", " ")
     return MethodFacts(
         name, sentence, docstring, ast.literal_eval(facts["needs"]), ast.literal_eval(facts["reference"]), fields
@@ -75,14 +86,40 @@ def _base(node: ast.ClassDef) -> str:
 
 def _inherited(base: str) -> list[tuple[str, str, str]]:
     """The assignments of an abstract method class and of those it inherits from."""
-    tree = ast.parse((Path(__file__).parent.parent / _HOMES[base]).read_text("utf-8"))
-    node = next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == base)
-    return (_inherited(_base(node)) if _base(node) in _HOMES else []) + _assignments(node.body)
+    path = _PACKAGE / _HOMES[base]
+    node = next(node for node in _parsed(path).body if isinstance(node, ast.ClassDef) and node.name == base)
+    return (_inherited(_base(node)) if _base(node) in _HOMES else []) + _assignments(node, path)
 
 
-def _assignments(body: list[ast.stmt]) -> list[tuple[str, str, str]]:
-    return [
-        (node.target.id, ast.unparse(node.annotation), ast.unparse(node.value))
-        for node in body
-        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value is not None
-    ]
+def _assignments(cls: ast.ClassDef, path: Path) -> list[tuple[str, str, str]]:
+    """Name, what it may be ("ClassVar" for a fact of the class) and default of what a class in a file assigns."""
+    found = []
+    for node in cls.body:
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value is not None:
+            fact = ast.unparse(node.annotation).startswith("ClassVar")
+            kind = "ClassVar" if fact else described(_meaning(node.annotation, path))
+            default = ast.unparse(node.value).replace("field(default_factory=dict)", "{}")
+            found.append((node.target.id, kind, default))
+    return found
+
+
+@cache
+def _parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text("utf-8"))
+
+
+def _meaning(annotation: ast.expr, path: Path) -> Any:
+    """The type that an annotation in a file stands for; of what the file imports, only other types are looked up."""
+    names = {node.id for node in ast.walk(annotation) if isinstance(node, ast.Name)} - set(_WORDS)
+    return eval(ast.unparse(annotation), dict(_WORDS), {name: _named(name, path) for name in names})
+
+
+def _named(name: str, path: Path) -> Any:
+    """The type that a file defines, or imports, under a name."""
+    for node in _parsed(path).body:
+        if isinstance(node, ast.Assign) and any(isinstance(to, ast.Name) and to.id == name for to in node.targets):
+            return _meaning(node.value, path)
+        if isinstance(node, ast.ImportFrom) and node.level and any(alias.name == name for alias in node.names):
+            home = path.parents[node.level - 1].joinpath(*(node.module or "").split("."))
+            return _named(name, home.with_suffix(".py"))
+    raise LookupError(f"{path} neither defines nor imports {name}")

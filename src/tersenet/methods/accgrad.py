@@ -26,13 +26,14 @@ from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import combinations_with_replacement
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from torch import nn
 
+from ..core.fields import Seed, Within, check_widths
 from ..core.method import Method, RunFolder, TensorSource
-from ..core.model import Finding, Piece
+from ..core.model import Finding, KeptTensor, Piece
 from ..core.task import Task
 from ..errors import BudgetError, InputError, UsageError
 from ..progress import progress
@@ -47,10 +48,9 @@ from ..steps.randomness import seeded
 from ..steps.run import begin_with, run_of
 from ..steps.sides import check_finite, keep, left_out, prepare_batch_norm
 from ..steps.signal import Part, clusters, give, lowest, parts, record, scores
-from ..steps.train import finish
+from ..steps.train import finish, put_back
 from ..steps.widths import Beside, affordable, needed, nonzeros, prune_to, ratio
 
-WIDTHS = (0, *range(2, WIDEST + 1))  # that a weight may have
 TUNED = (0, 2, 3, 4, 5, 6, 8)  # widths that `tune` tries
 CANDIDATES = 12  # bit tuples that `tune` evaluates
 
@@ -72,43 +72,37 @@ class AccGrad(Method):
 
     mode: Literal["post", "in", "combined"] = "combined"
     signal: Literal["grad", "magnitude", "grad-magnitude"] = "grad"
-    epochs: int = 20
-    warmup: int = 2
-    refine: int = 0
-    share: float = 0.9
-    ramp: float = 0.5
-    low_bits: int = 0
-    bits: tuple[int, ...] = ()
+    epochs: Annotated[int, Within(least=1)] = 20
+    warmup: Annotated[int, Within(least=0)] = 2
+    refine: Annotated[int, Within(least=0)] = 0
+    share: Annotated[float, Within(above=0.5, below=1)] = 0.9
+    ramp: Annotated[float, Within(0, 1)] = 0.5
+    low_bits: Annotated[int, Within(2, 15, also=0)] = 0
+    bits: tuple[Annotated[int, Within(2, 16, also=0)], ...] = ()
     clustering: Literal["kmeans", "log-kmeans", "quantiles"] = "log-kmeans"
-    target_ratio: float | None = None
+    target_ratio: Annotated[float, Within(above=1)] | None = None
     tune: bool = False
-    lr: float = 0.02
-    weight_decay: float = 1e-4
+    lr: Annotated[float, Within(above=0)] = 0.02
+    weight_decay: Annotated[float, Within(least=0)] = 1e-4
     optimizer: Literal["sgd", "adamw"] = "sgd"
-    distill: float = 0.0
-    seed: int = 0
+    distill: Annotated[float, Within(0, 1)] = 0.0
+    seed: Seed = 0
 
-    def __post_init__(self) -> None:
-        if self.bits and (list(self.bits) != sorted(self.bits) or not set(self.bits) <= set(WIDTHS)):
-            raise UsageError(f"bits are {self.bits}; give widths from low to high, each 0 or 2 to {WIDEST}")
+    def check(self) -> None:
+        """Widths from low to high, not all 0; epochs behind the warm-up; a target where bits are tuned."""
+        if list(self.bits) != sorted(self.bits):
+            raise UsageError(f"bits={self.bits}: expected widths from low to high")
         if self.mode != "in" and not any(self.widths):
-            raise UsageError("bits are 0 for all clusters, which leaves no weights: give one above 0")
-        if self.low_bits not in WIDTHS or self.low_bits == WIDEST:
-            raise UsageError(f"low_bits is {self.low_bits}; it may be 0 or 2 to {WIDEST - 1}")
-        if not 0.5 < self.share < 1 or not 0 <= self.ramp <= 1:
-            raise UsageError(f"share is {self.share}, above 0.5 and below 1; ramp is {self.ramp}, 0 to 1")
-        if self.target_ratio is not None and not self.target_ratio > 1:
-            raise UsageError(f"target_ratio is {self.target_ratio}; it must be above 1")
+            raise UsageError(f"bits={self.bits} leaves no weights: give one above 0")
         if self.mode != "post" and not 1 <= self.warmup < self.epochs:
-            raise UsageError(f"warmup is {self.warmup}, epochs {self.epochs}: at least 1, and more epochs than that")
-        if self.epochs < 1 or self.lr <= 0 or not 0 <= self.distill <= 1:
-            raise UsageError("epochs must be at least 1, lr above 0, distill 0 to 1")
-        if self.refine < 0:
-            raise UsageError(f"refine is {self.refine}; it is a number of epochs, 0 or more")
+            raise UsageError(f"warmup={self.warmup}, epochs={self.epochs}: at least 1, and more epochs than that")
         if self.mode == "in" and self.bits:
-            raise UsageError("mode in has one low group: leave out bits (see low_bits)")
-        if self.bn == "fold" or not all(2 <= bits <= WIDEST for bits in self.layer_bits.values()):
-            raise UsageError(f"accgrad keeps batch norm or pairs it; layer_bits are {self.layer_bits}, 2 to {WIDEST}")
+            raise UsageError('mode="in" has one low group: leave out bits= (see low_bits=)')
+        if self.tune and self.target_ratio is None:
+            raise UsageError("tune=True looks for the most accurate bits at a ratio: give target_ratio=")
+        if self.bn == "fold":
+            raise UsageError('bn="fold" cannot be trained: give bn="pair" or bn="keep"')
+        check_widths(self.layer_bits, 2, WIDEST)
 
     @property
     def sketch(self) -> Method:
@@ -130,9 +124,7 @@ class AccGrad(Method):
     ) -> Iterator[Piece]:
         """Train a copy of `module`, recording gradients, and yield it in fixed point. **Raises** `BudgetError`."""
         if module is None or task is None:
-            raise UsageError("accgrad trains: give the network's code (--model, module=) and --task (task=)")
-        if self.tune and self.target_ratio is None:
-            raise UsageError("tune looks for the most accurate bits at a ratio: give target_ratio")
+            raise UsageError("accgrad trains: give the network's code (module=) and data (task=)")
         task.split("train")
         processes = Processes()
         with run_of(self, source, run) as folder:
@@ -178,7 +170,10 @@ class AccGrad(Method):
         beside = Beside.of(self._pieces(network, source))
         if self.target_ratio is not None:
             prune_to(found, beside, values, self.target_ratio)  # again, if what is kept has grown
-        yield from self._pieces(network, source)
+        for name, piece in list(self._pieces(network, source)):
+            if isinstance(piece, KeptTensor):
+                put_back(network, name, piece)
+            yield name, piece
         yield "accgrad", Finding(self._facts(found, beside))
 
     def _attach(self, network: nn.Module, source: TensorSource, task: Task) -> None:

@@ -10,7 +10,7 @@ being the authors' calibrated variant. Clips learn at half the rate of the weigh
 Departures: clips start where the squared error is smallest (`first_clip` "paper": at 3 deviations, the authors' choice
 for long trainings), inputs likewise; statistics of weights get no gradient, as in the authors' CIFAR code; the first
 and last layer's 8-bit step starts at the largest magnitude. Of the quantization-error-aware gradient (Tesfai et al.
-2023, `--estimator qea` and `qea-project`) the published formula was not available to us: both are readings.
+2023, `estimator="qea"` and `"qea-project"`) the published formula was not available to us: both are readings.
 
 Needs the network's code and training data.
 """
@@ -20,6 +20,7 @@ from typing import ClassVar
 
 from ..quantizers.activation import Range
 from ..quantizers.bases import FirstClip
+from ..quantizers.estimators import Estimator
 from ..steps.train import TrainedMethod
 
 
@@ -33,7 +34,7 @@ class Apot(TrainedMethod):
   booktitle = {ICLR}, year = {2020}, eprint = {1909.13144}
 }"""
 
-    estimator: str = "ste"
+    estimator: Estimator = "ste"
     range: Range = "rcf"
     first_clip: FirstClip = "mse"
 

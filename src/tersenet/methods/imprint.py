@@ -14,10 +14,11 @@ Needs the network's code, labelled training data, a calibration split with every
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from torch import nn
 
+from ..core.fields import Within
 from ..core.method import TensorSource
 from ..core.task import Task
 from ..errors import InputError, UsageError
@@ -43,18 +44,19 @@ class Imprinted(TrainedMethod):
     rate: ClassVar[str] = "average_bits"
     rates: ClassVar[tuple[float, ...]] = tuple(8 - k / 4 for k in range(25))
 
-    average_bits: float = 4.0
-    rungs: tuple[int, ...] = (8, 4, 2)
+    average_bits: Annotated[float, Within(1, 8)] = 4.0
+    rungs: tuple[Annotated[int, Within(2, 8)], ...] = (8, 4, 2)
     base: Literal["uniform", "pot", "apot"] = "uniform"
     score: Literal["imprint", "reversed", "fisher", "hessian", "sensitivity", "random"] = "imprint"
     allocation: Literal["ladder", "optimum"] = "ladder"
-    epochs: int = 2
+    epochs: Annotated[int, Within(least=0)] = 2
 
-    def __post_init__(self) -> None:
-        if not 1 <= self.average_bits <= 8 or len(self.rungs) < 2:
-            raise UsageError(f"average_bits is {self.average_bits} (1 to 8), rungs {self.rungs} (two or more)")
+    def check(self) -> None:
+        """Two rungs or more that the levels have, and no width chosen otherwise."""
+        if len(set(self.rungs)) < 2:
+            raise UsageError(f"rungs={self.rungs}: expected two widths or more")
         if self.stages or self.bits != type(self).bits:
-            raise UsageError("imprint chooses the bits of layers itself: leave out --stages and --bits")
+            raise UsageError("imprint chooses the bits of layers itself: leave out stages= and bits=")
         for bits in self.rungs:
             self.kind.check(bits)
 

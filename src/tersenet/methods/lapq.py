@@ -16,17 +16,18 @@ Needs the network's code and a calibration split with targets. It never sees the
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 from scipy.optimize import minimize
 from torch import nn
 
+from ..core.fields import Within, check_widths
 from ..core.method import Method, RunFolder, TensorSource
-from ..core.model import Piece
+from ..core.model import CompressedModel, KeptTensor, Piece
 from ..core.task import Task
 from ..errors import InputError, UsageError
 from ..progress import progress
@@ -109,25 +110,22 @@ class Lapq(Method):
   journal = {Machine Learning}, year = {2021}, eprint = {1911.07190}
 }"""
 
-    bits: int = 4
-    act_bits: int = 32
+    bits: Annotated[int, Within(2, 8)] = 4
+    act_bits: Annotated[int, Within(2, 8, also=32)] = 32
     search: Literal["minmax", "l2", "lp", "powell"] = "powell"
     zero_level: bool = True
     ends: Literal["8", "keep", "same"] = "8"
-    samples: int = 512
-    iterations: int = 2
-    evaluations: int = 1000
+    samples: Annotated[int, Within(least=1)] = 512
+    iterations: Annotated[int, Within(least=1)] = 2
+    evaluations: Annotated[int, Within(least=1)] = 1000
     equalise: bool = False
     restore: bool = True
 
-    def __post_init__(self) -> None:
-        for bits in (self.bits, *([] if self.act_bits == 32 else [self.act_bits]), *self.layer_bits.values()):
-            if not 2 <= bits <= 8:
-                raise UsageError(f"bits is {bits}; lapq has 2 to 8, and 32 for inputs that are not rounded")
-        if min(self.samples, self.iterations, self.evaluations) < 1:
-            raise UsageError("samples, iterations and evaluations are at least 1")
+    def check(self) -> None:
+        """Channels are equalised behind a folded batch norm; every width is 2 to 8."""
         if self.equalise and self.bn == "pair":
-            raise UsageError("--equalise needs batch norm folded: give --bn fold (or keep, for a network without any)")
+            raise UsageError('equalise=True needs batch norm folded: give bn="fold" ("keep" for a network without any)')
+        check_widths(self.layer_bits, 2, 8)
 
     @property
     def sketch(self) -> Method:
@@ -147,26 +145,31 @@ class Lapq(Method):
     ) -> Iterator[Piece]:
         """Every tensor, quantised or kept, and the rounding of inputs. **Raises** `UsageError`, `InputError`."""
         if module is None or task is None:
-            raise UsageError("lapq calibrates: give the network's code (--model, module=) and --task (task=)")
+            raise UsageError("lapq calibrates: give the network's code (module=) and data (task=)")
         if self.equalise or self.bn == "fold":
             source = rewritten(source, module, calibration(task, 2)[0][0], self.equalise)
             module = source.module
         rounded = self.prepare(source, module, task)
         clips = self.clips(rounded)
         rounded.set(clips)
-        found = dict(zip(rounded.names, clips, strict=True))
-        paired = prepare_batch_norm(source, "pair" if self.bn == "pair" else "keep", module)
-        for name, spec in paired.specs.items():
-            if name in rounded.grids:
-                entry = rounded.quantised(name, found[name])
-                yield name, type(entry)(entry.codes, entry.grid, spec.dtype)
-            else:
-                yield name, keep(paired.read(name), why_kept(name, spec, self) or "first or last layer", self.side)
+        found, kept = dict(zip(rounded.names, clips, strict=True)), self.kept(source, module, rounded.grids)
+        for name in source.specs:
+            yield name, kept[name] if name in kept else rounded.quantised(name, found[name])
         for path in rounded.paths:
             yield path, rounded.activation(path, found[path])
 
+    def kept(self, source: TensorSource, module: nn.Module, grids: Collection[str]) -> dict[str, KeptTensor]:
+        """The tensors that are not in `grids`, as they are stored."""
+        paired = prepare_batch_norm(source, "pair" if self.bn == "pair" else "keep", module)
+        return {
+            name: keep(paired.read(name), why_kept(name, spec, self) or "first or last layer", self.side)
+            for name, spec in source.specs.items()
+            if name not in grids
+        }
+
     def prepare(self, source: TensorSource, module: nn.Module, task: Task) -> Rounded:
-        """The network with everything that will be rounded, and the calibration batches."""
+        """The network with everything that will be rounded, the rest as it will be stored, and the calibration
+        batches."""
         batches = calibration(task, self.samples)
         network = deepcopy(module).float().eval().requires_grad_(False)
         with frozen(network):
@@ -180,12 +183,18 @@ class Lapq(Method):
             check_finite(name, source.read(name))
         grids = {
             layer.weight: WeightGrid(
-                self.bits_of(layer.weight, 8 if layer.weight in ends else self.bits), self.zero_level, 0, self.restore
+                self.bits_of(layer.weight, 8 if layer.weight in ends else self.bits),
+                self.zero_level,
+                0,
+                self.restore,
+                source.specs[layer.weight].dtype,
             )
             for layer in wanted
             if not (layer.weight in ends and self.ends == "keep")
         }
         inputs = [layer.path for layer in wanted if layer.weight not in ends] if self.act_bits != 32 else []
+        weights = {name: KeptTensor(source.read(name), source.specs[name].dtype, "") for name in grids}
+        CompressedModel(weights | self.kept(source, module, grids), source.aliases).apply_to(network)
         return Rounded(network, task, batches, grids, inputs, self.act_bits)
 
     def clips(self, rounded: Rounded) -> list[float]:

@@ -12,6 +12,7 @@ from typing import ClassVar
 
 from ..quantizers.activation import Range
 from ..quantizers.bases import FirstClip
+from ..quantizers.estimators import Estimator
 from ..steps.train import TrainedMethod
 
 
@@ -27,7 +28,7 @@ class Pot(TrainedMethod):
 
     rates: ClassVar[tuple[float, ...]] = (5, 4, 3, 2)
 
-    estimator: str = "ste"
+    estimator: Estimator = "ste"
     range: Range = "rcf"
     first_clip: FirstClip = "mse"
 

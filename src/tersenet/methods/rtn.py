@@ -5,17 +5,18 @@ with `s = mean|w|`, the least-squares choice. Affine: `scale = (max - min) / (2^
 integer zero point, codes in `[-2^(B-1), 2^(B-1) - 1]`. One scale per tensor, per output channel, or per group of
 consecutive weights of a row. Scales are rounded to fp16 (fp32 where fp16 would lose them) before the codes are chosen.
 
-Needs nothing but the weights; with the network's code (`--model`), `--bn fold` folds batch norm into the weights first
-and `--equalise` equalises channels between layers (Nagel et al. 2019), which helps one scale per tensor most.
+Needs nothing but the weights; with the network's code (`module=`), `bn="fold"` folds batch norm into the weights first
+and `equalise=True` equalises channels between layers (Nagel et al. 2019), which helps one scale per tensor most.
 """
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
+from ..core.fields import Within, check_widths
 from ..core.grid import Uniform
 from ..core.method import Method, RunFolder, TensorSource
 from ..core.model import Piece, QTensor
@@ -88,19 +89,17 @@ class Rtn(Method):
     reference: ClassVar[str] = ""
     rates: ClassVar[tuple[float, ...]] = (8, 7, 6, 5, 4, 3, 2, 1)
 
-    bits: int = 4
+    bits: Annotated[int, Within(1, 8)] = 4
     granularity: Literal["tensor", "channel", "group"] = "channel"
-    group_size: int = 128
+    group_size: Annotated[int, Within(1, 2**31)] = 128
     affine: bool = False
     equalise: bool = False
 
-    def __post_init__(self) -> None:
-        if not 1 <= self.bits <= 8:
-            raise UsageError(f"bits is {self.bits}; rtn has 1 to 8")
-        if not 1 <= self.group_size <= 1 << 31:
-            raise UsageError(f"group_size is {self.group_size}; it must be 1 to 2^31")
+    def check(self) -> None:
+        """Channels are equalised behind a folded batch norm; every width is 1 to 8."""
         if self.equalise and self.bn == "pair":
-            raise UsageError("--equalise needs batch norm folded: give --bn fold (or keep, for a network without any)")
+            raise UsageError('equalise=True needs batch norm folded: give bn="fold" ("keep" for a network without any)')
+        check_widths(self.layer_bits, 1, 8)
 
     def compress(
         self,
@@ -150,7 +149,10 @@ class Rtn(Method):
     def _shaped(self, grid: Uniform, axis: int) -> Uniform:
         if self.granularity == "channel":
             return replace(_each(grid, lambda field: field[:, 0]), axis=axis)
-        return replace(grid, group_size=self.group_size) if self.granularity == "group" else grid
+        if self.granularity == "group":  # there are many: a zero point is a code, so a byte holds it
+            zero_point = None if grid.zero_point is None else grid.zero_point.to(torch.int8)
+            return replace(grid, zero_point=zero_point, group_size=self.group_size)
+        return grid
 
 
 def _block_of(grid: Uniform, rows: slice, unit: int, row: int) -> Uniform:

@@ -6,12 +6,12 @@ No fixed code width, no clipping, no data; the step decides the rate (VLCQ, Futu
 * One number rules all tensors. Where errors count alike, the optimal step is the same everywhere (a bit buys 6 dB
   wherever it is spent); `target_bits` or `max_bytes` is met by bisection on estimated rates and a few real encodes.
 * From the weights alone, errors are compensated along each row with a prior of what inputs look like.
-* With the network's code (`--model`), inputs are synthesised from the batch-norm statistics; the step of a layer
+* With the network's code (`module=`), inputs are synthesised from the batch-norm statistics; the step of a layer
   follows its measured sensitivity, rows are scaled by theirs (free of charge where the following batch norm is written
   as a pair), and errors are compensated in GPTQ order on the inputs that the quantised network itself sees.
 
 Dead zones (rate-distortion-optimised rounding), dependent quantisation and batch norm re-fitted to its old statistics
-were measured and lost: see docs/design/0006. Needs nothing but the weights; `--calibrate` uses the task's calibration
+were measured and lost: see docs/design/0006. Needs nothing but the weights; `calibrate=True` uses a calibration
 split instead of synthesis, and tunes batch norm and biases to the outputs of the original (docs/design/0007).
 """
 
@@ -19,11 +19,12 @@ import warnings
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from ..core.fields import Seed, Within
 from ..core.method import Method, RunFolder, TensorSource
 from ..core.model import CompressedModel, Entry, KeptTensor, Piece
 from ..core.task import Task
@@ -58,24 +59,22 @@ class Vlcq(Method):
     rate: ClassVar[str] = "nominal_bits"
     rates: ClassVar[tuple[float, ...]] = tuple(float(f"{8 * 0.97**k:.3g}") for k in range(220))
 
-    target_bits: float | None = None
-    nominal_bits: float | None = None
-    max_bytes: int | None = None
+    target_bits: Annotated[float, Within(above=0, most=16)] | None = None
+    nominal_bits: Annotated[float, Within(above=0, most=16)] | None = None
+    max_bytes: Annotated[int, Within(least=1)] | None = None
     calibrate: bool = False
-    images: int = 128
-    synthesis_steps: int = 150
-    tune: int = 8
+    images: Annotated[int, Within(least=1)] = 128
+    synthesis_steps: Annotated[int, Within(least=1)] = 150
+    tune: Annotated[int, Within(least=0)] = 8
     input_shape: str | None = None
-    seed: int = 0
+    seed: Seed = 0
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """One rate or budget; a shape that can be read."""
         if sum(given is not None for given in (self.target_bits, self.nominal_bits, self.max_bytes)) > 1:
-            raise UsageError("give one of --target-bits, --nominal-bits and --max-bytes")
-        for name, bits in (("target_bits", self.target_bits), ("nominal_bits", self.nominal_bits)):
-            if bits is not None and not 0 < bits <= 16:
-                raise UsageError(f"{name} is {bits}; it must be above 0 and at most 16")
-        if min(self.images, self.synthesis_steps) < 1 or self.tune < 0 or not 0 <= self.seed < 1 << 63:
-            raise UsageError("images and synthesis_steps must be at least 1, tune at least 0, seed 0 to 2^63 - 1")
+            raise UsageError("give one of target_bits=, nominal_bits= and max_bytes=")
+        if self.input_shape is not None:
+            parse_shape(self.input_shape)
 
     def at(self, rate: float) -> Method:
         """At another rate, and to no number of bytes."""
@@ -100,7 +99,7 @@ class Vlcq(Method):
     ) -> Callable[[Method], Iterator[Piece]]:
         """Inputs, sensitivities and units of steps, measured once for all rates."""
         if self.calibrate and (task is None or module is None):
-            raise UsageError("--calibrate needs --model and --task (task=...) with a calibration split")
+            raise UsageError("calibrate=True needs the network's code (module=) and a calibration split (task=)")
         original, source = source, prepare_batch_norm(source, self.bn, module)
         reasons = {name: why_kept(name, spec, self) for name, spec in source.specs.items()}
         plan = Plan(source, {name: reason for name, reason in reasons.items() if reason is not None}, self.side)
@@ -198,7 +197,7 @@ class Vlcq(Method):
         if not has_statistics(module):
             warnings.warn(
                 f"{type(module).__name__} has no batch-norm statistics, so no inputs can be synthesised: errors are "
-                "compensated with a prior instead; for better results give --calibrate and a --task",
+                "compensated with a prior instead; for better results give calibrate=True and task=",
                 stacklevel=3,
             )
             return None
@@ -221,7 +220,7 @@ class Vlcq(Method):
 
 def parse_shape(text: str) -> tuple[int, ...]:
     """`"3x32x32"` as `(3, 32, 32)`. **Raises** `UsageError`."""
-    try:
-        return tuple(int(part) for part in text.split("x"))
-    except ValueError:
-        raise UsageError(f"input shape {text!r}: expected sizes joined by x, such as 3x32x32") from None
+    sizes = text.split("x")
+    if not all(size.isdecimal() and int(size) > 0 for size in sizes):
+        raise UsageError(f"input_shape={text!r}: expected sizes joined by x, such as 3x32x32")
+    return tuple(map(int, sizes))

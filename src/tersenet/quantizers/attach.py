@@ -48,7 +48,7 @@ def attach_inputs(module: nn.Module, quantizers: Mapping[str, InputQuantizer], b
         if observer is None or observer.batches == 0:
             raise InputError(
                 f"the layer {path} never ran on the calibration batches, so its input cannot be quantised: "
-                "check that there are batches and that the network uses it, or leave it out with --exclude"
+                "check that there are batches and that the network uses it, or leave it out with exclude="
             )
         if not (abs(observer.low) < float("inf") and abs(observer.high) < float("inf")):
             raise InputError(f"the input of {path} has NaN or infinity on the calibration batches: check the data")

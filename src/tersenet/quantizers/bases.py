@@ -39,7 +39,7 @@ class Base:
     def check(self, bits: int) -> int:
         """`bits`, if this base has them. **Raises** `UsageError`."""
         if not self.least <= bits <= self.most:
-            raise UsageError(f"bits is {bits}; {self.name} has {self.least} to {self.most}, or 32 for full precision")
+            raise UsageError(f"{bits} bits: {self.name} has {self.least} to {self.most}, or 32 for full precision")
         return bits
 
 

@@ -6,6 +6,7 @@ only.
 """
 
 import math
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -128,7 +129,8 @@ def dorefa(weight: Tensor) -> Tensor:
     return squashed / (2 * squashed.abs().max()) + 0.5
 
 
-RULES: dict[str, Rule] = {
+Estimator = Literal["ste", "clipped", "ewgs", "qea", "qea-project", "dsq", "stacked-sigmoid"]
+RULES: dict[Estimator, Rule] = {
     "ste": ste,
     "clipped": clipped,
     "ewgs": ewgs,

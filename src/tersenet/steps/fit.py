@@ -218,8 +218,8 @@ def samples(batches: Any) -> int:
 
 
 def _not_finite(loss: float, step: int, total: int, run: Run | None) -> str:
-    kept = f"the last good state is in {run.folder}" if run else "nothing was kept: give --run FOLDER to keep states"
+    kept = f"the last good state is in {run.folder}" if run else "nothing was kept: to keep states give run="
     return (
         f"the loss is {loss} or a gradient is not finite at step {step + 1} of {total}: training stopped before it "
-        f"changed a weight; {kept}. Check the data for NaN, lower --lr, or set --clip-grad 1"
+        f"changed a weight; {kept}. Check the data for NaN, give a lower lr=, or clip_grad=1"
     )

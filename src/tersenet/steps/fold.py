@@ -160,12 +160,12 @@ def rewritten(source: TensorSource, module: nn.Module | None, inputs: Tensor | N
     **Raises** `UsageError` without the network's code, or without batch norm or channels to rewrite.
     """
     if module is None:
-        raise UsageError("--bn fold and --equalise need the network's code (--model), to know which layers follow")
+        raise UsageError("bn='fold' and equalise=True need the network's code (module=), to know which layers follow")
     network = deepcopy(module).float().eval()
     if inputs is None:
         inputs = torch.randn(2, *guess_shape(network), generator=torch.Generator().manual_seed(0))
     if not fold(network, inputs) and not channels:
-        raise UsageError("--bn fold: no batch norm that a layer feeds alone; use --bn keep")
+        raise UsageError("bn='fold': no batch norm that a layer feeds alone; use bn='keep'")
     if channels and not equalise(network, inputs):
-        raise UsageError("--equalise: no two layers follow each other through ReLU or pooling alone; leave it out")
+        raise UsageError("equalise=True: no two layers follow each other through ReLU or pooling alone; leave it out")
     return Rewritten(source, network)

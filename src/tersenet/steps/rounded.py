@@ -27,13 +27,15 @@ class WeightGrid:
     """How a weight of `bits` bits is rounded for a clip: with a zero level, or the paper's levels without one.
 
     With zero: codes `-2^(b-1) .. 2^(b-1) - 1` in steps of `c / 2^(b-1)`. Without: `2^b` levels from -c to c. With
-    `restore`, the mean of every output channel (on `axis`) is put back by an offset of its own.
+    `restore`, the mean of every output channel (on `axis`) is put back by an offset of its own. Values are rounded to
+    `dtype`, that of the checkpoint.
     """
 
     bits: int
     zero_level: bool
     axis: int
     restore: bool = True
+    dtype: torch.dtype = torch.float32
 
     def quantised(self, weight: Tensor, clip: float) -> QTensor:
         """`weight` on its grid; scale and offsets in fp16 (fp32 where that would lose them)."""
@@ -49,7 +51,7 @@ class WeightGrid:
         drift = (weight.float() - plain).mean(other)
         offset = (shift + (drift if self.restore else torch.zeros_like(drift))).to(kind)
         return QTensor(codes.to(torch.int8 if self.bits < 8 or self.zero_level else torch.int16),
-                       Uniform(scale, offset=offset, axis=self.axis), weight.dtype)  # fmt: skip
+                       Uniform(scale, offset=offset, axis=self.axis), self.dtype)  # fmt: skip
 
 
 def input_rounding(clip: float, bits: int, signed: bool) -> Activation:

@@ -101,14 +101,17 @@ def open_run(folder: str | Path, identity: Mapping[str, Any], resume: bool) -> I
         yield Run(folder, resume)
         return
     if resume and not described.is_file():
-        raise UsageError(f"{folder} holds no training to resume: begin one there with run=")
+        raise UsageError(f"{folder} holds no training to resume: begin one with run=RunFolder({str(folder)!r})")
     with _writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
     with locked(folder / ".lock", f"the training in {folder}"):
         text = json.dumps(identity, indent=1, sort_keys=True, default=str)
         if not resume:
             if described.exists():
-                raise UsageError(f"{folder} already holds a training: go on with resume=True, or give another folder")
+                raise UsageError(
+                    f"{folder} already holds a training: give another folder, or go on with "
+                    f"run=RunFolder({str(folder)!r}, resume=True)"
+                )
             with replacing_file(described, force=False) as stream:
                 stream.write(text.encode())
         elif other := _other(described, json.loads(text)):
@@ -120,7 +123,7 @@ def open_run(folder: str | Path, identity: Mapping[str, Any], resume: bool) -> I
 def run_of(method: Method, source: TensorSource, given: RunFolder | None) -> Iterator[Run | None]:
     """The folder of a method's training on a checkpoint; None if nothing is to be kept. **Raises** as `open_run`."""
     if given is not None and given.start is not None and not given.start.exists():
-        raise UsageError(f"there is nothing at {given.start} to start from")
+        raise UsageError(f"start={str(given.start)!r}: there is nothing")
     if given is None or given.folder is None:
         yield None
         return
@@ -145,8 +148,8 @@ def begin_with(network: nn.Module, start: Path) -> None:
     begun = load(start)
     if begun.batch_norm != "keep":
         raise UsageError(
-            f"{start} was written with --bn {begun.batch_norm}, without batch-norm statistics, so nothing can be "
-            "trained from it: start from its --run folder, or write it with --bn keep"
+            f"{start} was written with bn={begun.batch_norm!r}, without batch-norm statistics, so nothing can be "
+            "trained from it: start from its run folder, or write it with bn='keep'"
         )
     begun.apply_to(network, activations=False)
 

@@ -64,7 +64,7 @@ def check_finite(name: str, tensor: Tensor) -> None:
             at = [start + row, *rest]
             raise WeightError(
                 f"tensor {name} has {tensor[tuple(at)].item()} at {at} (at most 2^100 can be quantised): repair it, "
-                f"or keep the tensor as it is with --exclude '{name}'"
+                f"or keep the tensor as it is with exclude=({name!r},)"
             )
 
 
@@ -144,7 +144,7 @@ class PairedSource(ChangedSource):
 
 
 def prepare_batch_norm(source: TensorSource, mode: str, module: nn.Module | None) -> TensorSource:
-    """`source` as `--bn MODE` wants it read: "keep" unchanged, "pair" with every batch norm as a pair.
+    """`source` as `bn=mode` wants it read: "keep" unchanged, "pair" with every batch norm as a pair.
 
     With `module` its own `eps` is used, else the default of 1e-5.
 
@@ -154,11 +154,11 @@ def prepare_batch_norm(source: TensorSource, mode: str, module: nn.Module | None
     if mode == "keep":
         return source
     if mode == "fold" and module is None:
-        raise UsageError("--bn fold needs the network's code (--model), to know which weights come before a batch norm")
+        raise UsageError("bn='fold' needs the network's code (module=), to know which weights come before a batch norm")
     found = batch_norms(source.specs, source.aliases)
     if not found:
         raise UsageError(
-            "--bn pair: no batch norm found (NAME.weight, .bias, .running_mean, .running_var); use --bn keep"
+            "bn='pair': no batch norm found (NAME.weight, .bias, .running_mean, .running_var); use bn='keep'"
         )
     if module is None:
         _warn_of_eps(source, found)
@@ -171,7 +171,7 @@ def _warn_of_eps(source: TensorSource, found: list[str]) -> None:
     least = min(float(source.read(f"{prefix}.running_var").min()) for prefix in found)
     if least < 0.05:
         warnings.warn(
-            f"--bn pair takes eps = {DEFAULT_EPS} (torch's default), because a checkpoint does not tell; with running "
-            f"variances down to {least:.2g} another eps would be another network: give --model to use its own",
+            f"bn='pair' takes eps = {DEFAULT_EPS} (torch's default), because a checkpoint does not tell; with running "
+            f"variances down to {least:.2g} another eps would be another network: give module= to use its own",
             stacklevel=3,
         )

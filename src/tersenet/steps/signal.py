@@ -41,7 +41,7 @@ def scores(found: Sequence[Part], kind: str) -> Tensor:
         if not bool(quantizer.signal.any()):
             raise InputError(
                 f"the gradient of {name} was 0 in every batch: the loss does not depend on it, so it has no "
-                f"importance; repair the network, or leave it out with --exclude '{name}'"
+                f"importance; repair the network, or leave it out with exclude=({name!r},)"
             )
     return torch.cat([_score(quantizer.signal, latent.detach(), kind).reshape(-1) for _, quantizer, latent in found])
 

@@ -46,7 +46,7 @@ def guess_shape(module: nn.Module) -> tuple[int, ...]:
             continue
         return shape
     raise InputError(
-        f"{type(module).__name__} accepts none of the shapes tried ({list(shapes)[:6]}): give --input-shape (3x32x32)"
+        f"{type(module).__name__} accepts none of the shapes tried ({list(shapes)[:6]}): give input_shape='3x32x32'"
     )
 
 
@@ -58,7 +58,7 @@ def check_shape(module: nn.Module, shape: tuple[int, ...]) -> None:
     except (RuntimeError, ValueError, AssertionError, TypeError, IndexError) as error:
         raise InputError(
             f"{type(module).__name__} does not run on inputs of shape {'x'.join(map(str, shape))} ({error}): "
-            "give another --input-shape"
+            "give another input_shape="
         ) from error
 
 

@@ -11,19 +11,20 @@ from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
+from ..core.fields import Seed, Within, check_widths
 from ..core.method import Method, RunFolder, TensorSource
-from ..core.model import Finding, Piece, TensorSpec
+from ..core.model import Finding, KeptTensor, Piece, TensorSpec
 from ..core.task import Task
 from ..errors import InputError, UsageError
 from ..quantizers import attach
 from ..quantizers.activation import InputQuantizer, Range
 from ..quantizers.bases import BASES, Base, FirstClip, eight_bits
-from ..quantizers.estimators import RULES
+from ..quantizers.estimators import RULES, Estimator
 from ..quantizers.project import Rule
 from ..quantizers.quantizer import Quantizer
 from ..quantizers.weight import Remedy
@@ -52,37 +53,31 @@ class TrainedMethod(Method):
 
     needs: ClassVar[str] = "training"
 
-    bits: int = 4
-    act_bits: int = 32
-    epochs: int = 10
-    lr: float = 0.01
-    weight_decay: float = 1e-4
+    bits: Annotated[int, Within(2, 8, also=32)] = 4
+    act_bits: Annotated[int, Within(2, 8, also=32)] = 32
+    epochs: Annotated[int, Within(least=0)] = 10
+    lr: Annotated[float, Within(above=0)] = 0.01
+    weight_decay: Annotated[float, Within(least=0)] = 1e-4
     optimizer: Literal["sgd", "adamw"] = "sgd"
-    clip_grad: float = 0.0
-    distill: float = 0.0
-    stages: tuple[int, ...] = ()
+    clip_grad: Annotated[float, Within(least=0)] = 0.0
+    distill: Annotated[float, Within(0, 1)] = 0.0
+    stages: tuple[Annotated[int, Within(2, 8, also=32)], ...] = ()
     granularity: Literal["tensor", "channel"] = "tensor"
     ends: Literal["8", "keep", "same"] = "8"
-    estimator: str = "clipped"
+    estimator: Estimator = "clipped"
     remedy: Remedy = "none"
     range: Range = "lsq"
     compile: bool = False
-    seed: int = 0
+    seed: Seed = 0
 
-    def __post_init__(self) -> None:
-        if self.estimator not in RULES:
-            raise UsageError(f"estimator is {self.estimator!r}; it may be {', '.join(RULES)}")
-        for bits in (self.bits, *self.stages, *self.layer_bits.values()):
+    def check(self) -> None:
+        """Widths that the levels have; no batch norm that is folded."""
+        for bits in (self.bits, self.act_bits, *self.stages):
             if bits != FULL:
                 self.kind.check(bits)
-        if self.act_bits != FULL:
-            self.kind.check(self.act_bits)
-        if not 0 <= self.distill <= 1:
-            raise UsageError(f"distill is {self.distill}; it is a share, from 0 to 1")
-        if self.epochs < 0 or self.lr <= 0:
-            raise UsageError(f"epochs is {self.epochs} and lr {self.lr}; they must be at least 0 and above 0")
+        check_widths(self.layer_bits, self.kind.least, self.kind.most)
         if self.bn == "fold":
-            raise UsageError("--bn fold cannot be trained; use --bn pair or --bn keep")
+            raise UsageError('bn="fold" cannot be trained: give bn="pair" or bn="keep"')
 
     @property
     @abstractmethod
@@ -184,7 +179,7 @@ class TrainedMethod(Method):
     ) -> Iterator[Piece]:
         """Train a copy of `module` and yield it, quantised. **Raises** `UsageError` without module or train split."""
         if module is None or task is None:
-            raise UsageError(f"{self.name} trains: give the network's code (--model, module=) and --task (task=)")
+            raise UsageError(f"{self.name} trains: give the network's code (module=) and data (task=)")
         task.split("train")
         processes = Processes()
         with run_of(self, source, run) as folder:
@@ -265,11 +260,16 @@ class TrainedMethod(Method):
                 continue
             reason = why_kept(name, spec, self) or "full precision"
             kept = keep(state[name].detach().to("cpu", spec.dtype), reason, self.side)
-            with torch.no_grad():
-                part, leaf = attach.owner_of(network, name)
-                getattr(part, leaf).copy_(kept.dequantize())
+            put_back(network, name, kept)
             yield name, kept
         yield from attach.frozen_inputs(network).items()
+
+
+def put_back(network: nn.Module, name: str, kept: KeptTensor) -> None:
+    """Make a network compute with a tensor that is not quantised as it is stored."""
+    part, leaf = attach.owner_of(network, name)
+    with torch.no_grad():
+        getattr(part, leaf).copy_(kept.dequantize())
 
 
 def finish(network: nn.Module, train: Iterable[Tensor]) -> None:

@@ -83,7 +83,7 @@ class Trials:
                 other = sorted(key for key in {*old, *new} if old.get(key) != new.get(key))
                 raise UsageError(
                     f"{self.path.parent} holds another search (other {', '.join(other)}): repeat its command to go on "
-                    "with it, or begin a new one with --force"
+                    "with it, or begin a new one with force=True"
                 )
 
     @contextmanager

@@ -5,6 +5,7 @@ from itertools import pairwise
 from typing import Any
 
 from .layout import ACTIVATIONS, CODE_TYPES, DEFAULT_CHUNK, GRIDS, SIZES, Field, Record
+from .names import check_layout
 
 FLOATS = ("f64", "f32", "f16", "bf16")
 EXPONENTS = 126  # the largest magnitude of the exponent of a fixed-point grid
@@ -55,6 +56,7 @@ def parse_index(value: Any) -> Index:
     _need(about["batch_norm"] in ("", "pair", "fold"), f"batch norm {about['batch_norm']!r}")
     for alias, name in about["aliases"].items():
         _need(isinstance(name, str) and name in records and alias not in records, f"alias {alias!r} of nothing")
+    check_layout(about["layout"], [*records, *about["aliases"]], files)
     return Index(sections, records, {name: _pair(size) for name, size in files.items()}, about)
 
 

@@ -94,6 +94,9 @@ WEIGHTS: dict[str, Callable[[], Tensor]] = {
     "huge (1e20)": lambda: torch.randn(64, 64) * 1e20,
     "with a NaN": lambda: torch.randn(64, 64).index_fill(0, torch.tensor([3]), math.nan),
     "bias of 512": lambda: torch.randn(512),
+    "norm near ones, 768": lambda: 1 + 1e-4 * torch.randn(768),
+    "norm near ones, 768, bf16": lambda: (1 + 4e-3 * torch.randn(768)).bfloat16(),
+    "scales near 1, 1 x 1 x 256, bf16": lambda: (1 + 4e-3 * torch.randn(1, 1, 256)).bfloat16(),
     "norm of ones, 768": lambda: torch.ones(768),
 }
 

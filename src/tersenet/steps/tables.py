@@ -33,6 +33,7 @@ SHORT = 8  # elements along an axis that say something
 SLICES = 8  # size of an axis across which elements may mean different things (x and y)
 WHOLE = 255  # whole numbers beyond this are no weights
 ORDER = 3
+CLOSE = 1e-3  # of a wave
 SURPRISES = 0.1
 MEMORY = (1, 4, 16, 32)  # elements that "the last time" goes by
 STRAY = 0.05  # of the lines need not be waves
@@ -94,13 +95,13 @@ def is_table(tensor: Tensor) -> bool:
     values = tensor.detach().squeeze()
     if values.numel() < 2 * SHORT:
         return False
-    close = max(1e-3, 0.75 * torch.finfo(tensor.dtype).eps)
+    epsilon = torch.finfo(tensor.dtype).eps
     if tensor.dim() < 2:
-        return not _constant(values) and _wave(_lines(values, 0, POINTS), close)
+        return not _constant(values) and _wave(_lines(values, 0, POINTS), epsilon)
     if _constant(values) or _whole(values):
         return True
     for axis, size in enumerate(values.shape):
-        if size >= SHORT and _wave(_lines(values, axis, POINTS), close):
+        if size >= SHORT and _wave(_lines(values, axis, POINTS), epsilon):
             return True
         if SHORT <= size <= LONGEST:
             lines = _lines(values, axis, size)
@@ -136,18 +137,26 @@ def _lines(values: Tensor, axis: int, points: int) -> Tensor:
     return lines[(lines != 0).any(1)]
 
 
-def _wave(lines: Tensor, close: float) -> bool:
-    """Whether every element of (nearly all) lines is one linear function of the `ORDER` before it, to `close`."""
+def _wave(lines: Tensor, epsilon: float) -> bool:
+    """Whether every element of nearly all lines is one linear function of the `ORDER` before it.
+
+    `epsilon` is that of the dtype; lines that are flat to its rounding say nothing.
+    """
     if len(lines) * (lines.shape[1] - 2 * ORDER) < SHORT or not bool(torch.isfinite(lines).all()):
         return False
-    lines = lines / lines.abs().amax(1, keepdim=True)
-    before = lines.unfold(1, ORDER, 1)[:, :-1]
-    after = lines[:, ORDER:].unsqueeze(2)
+    rounding = epsilon * lines.abs().amax(1)
+    centred = lines - lines.mean(1, keepdim=True)
+    alive = centred.square().mean(1).sqrt() > 32 * rounding
+    if int(alive.sum()) < max(1, len(lines) // 4):
+        return False
+    rounding, centred = rounding[alive], centred[alive]
+    before = centred.unfold(1, ORDER, 1)[:, :-1] / centred.abs().amax(1)[:, None, None]
+    after = centred[:, ORDER:, None]
     found = torch.linalg.lstsq(before, after, rcond=1e-9, driver="gelsd").solution
     error = (before @ found - after).square().mean((1, 2)).sqrt()
-    size = after.square().mean((1, 2)).sqrt()
-    alive = size > 0.25 * lines.square().mean(1).sqrt()
-    return int(((error <= close * size) & alive).sum()) >= (1 - STRAY) * len(lines)
+    size, whole = after.square().mean((1, 2)).sqrt(), centred.square().mean(1).sqrt()
+    waves = (error <= CLOSE * size + 2 * rounding) & (size > 0.25 * whole)
+    return int(waves.sum()) >= (1 - STRAY) * len(waves)
 
 
 def _mirror(lines: Tensor) -> bool:

@@ -111,19 +111,20 @@ class Buffered(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.first, self.second, self.last = nn.Linear(64, 32), nn.Linear(32, 32), nn.Linear(32, 10)
+        self.first, self.last = nn.Linear(64, 32), nn.Linear(32, 10)
+        self.second, self.third = nn.Linear(32, 32), nn.Linear(32, 32)
         self.register_buffer("projection", torch.randn(64, 64) / 8)
         self.register_buffer("mask", MASK.clone())
 
     def forward(self, x: Tensor) -> Tensor:
         x = x.flatten(1) @ self.projection + self.mask.exp()[0]
-        return self.last(torch.relu(self.second(torch.relu(self.first(x)))))
+        return self.last(torch.relu(self.third(torch.relu(self.second(torch.relu(self.first(x)))))))
 
 
 FIELDS = {
     "lapq": {"search": "l2", "samples": 64},
-    "accgrad": {"epochs": 0, "refine": 0},
-    "imprint": {"epochs": 0, "score": "random", "base": "lsq"},
+    "accgrad": {"epochs": 2, "warmup": 1, "refine": 0},
+    "imprint": {"epochs": 0, "score": "random", "average_bits": 6},
 }
 
 
@@ -146,7 +147,7 @@ def test_a_buffer_is_kept_even_if_it_is_included() -> None:
 
 def test_a_parameter_that_is_trained_is_a_weight_and_a_frozen_table_is_none() -> None:
     network = nn.Module()
-    network.trained, network.frozen = nn.Parameter(POSITIONS), nn.Parameter(POSITIONS, requires_grad=False)
+    network.trained, network.frozen = nn.Parameter(POSITIONS), nn.Parameter(POSITIONS.clone(), False)
     source, _ = prepared(network, None)
     assert (source.specs["trained"].computed, source.specs["frozen"].computed) == ("", "table")
 

@@ -24,6 +24,7 @@ from .files.terse import load as open_terse
 from .quantizers.attach import anneal
 from .quantizers.attach import penalty as attached_penalty
 from .steps.processes import is_main
+from .steps.tables import marked, say_computed
 from .steps.train import TrainedMethod
 
 _ATTACHED = "_tersenet_attached"
@@ -57,6 +58,7 @@ def compress(
     chosen = _chosen(method, fields)
     source, network = prepared(what, module)
     check_method(chosen, source, run)
+    say_computed(source, chosen)
     return chosen.model(source, chosen.compress(source, network, task and task.for_method(), run))
 
 
@@ -106,6 +108,7 @@ def compress_file(
     check_output(output, checkpoint_at(path).path, force=force)
     source, network = prepared(path, module)
     check_method(method, source, run)
+    say_computed(source, method)
     pieces = method.compress(source, network, task and task.for_method(), run)
     if not is_main():
         deque(pieces, maxlen=0)
@@ -135,7 +138,7 @@ def attach(module: Module, method: str | Method, inputs: Iterable[Tensor], **fie
         raise UsageError("quantizers are attached to this module already: attach to a fresh copy")
     if any(part.is_floating_point() and part.dtype != torch.float32 for part in module.parameters()):
         raise UsageError("training needs fp32 weights: call module.float() first")
-    source = open_module(deepcopy(module))
+    source = marked(open_module(deepcopy(module)), module)
     chosen.attach(module, source.specs, inputs, chosen.bits, source.aliases)
     module.__dict__[_ATTACHED] = (chosen, source)
     return module
@@ -195,8 +198,8 @@ def check_method(method: Method, source: TensorSource, run: RunFolder | None) ->
 def prepared(what: nn.Module | Where, module: nn.Module | None) -> tuple[TensorSource, nn.Module | None]:
     """The tensors to compress, and the network with exactly these weights."""
     if isinstance(what, nn.Module):
-        return open_module(what), what
-    source = open_checkpoint(what, module)
+        return marked(open_module(what), what), what
+    source = marked(open_checkpoint(what, module), module)
     return source, None if module is None else _filled(module, source)
 
 

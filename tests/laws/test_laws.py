@@ -9,9 +9,11 @@ import torch
 from torch import nn
 
 import tersenet
+from codes_reader import roundings, values
 from tersenet import methods
 from tersenet.core.model import CompressedModel, KeptTensor, QTensor
 from tersenet.core.task import Task
+from tersenet.files.restore import write_checkpoint
 from tersenet.files.summary import summarize, verify
 from tersenet.lab.digits import make_task
 from tersenet.steps.evaluate import evaluate
@@ -73,6 +75,18 @@ def test_the_same_input_gives_the_same_bytes_and_the_users_random_state_stays(
     tersenet.save(again, other)
     assert other.read_bytes() == file.read_bytes()
     assert torch.equal(torch.rand(3), expected)
+
+
+def test_codes_are_enough_to_make_every_value_and_rounding_without_tersenet(file: Path) -> None:
+    model, codes = tersenet.load(file), file.with_name("codes.safetensors")
+    write_checkpoint(model, codes, codes=True, force=True)
+    found, inputs = values(codes), torch.randn(1000) * 4
+    assert found.keys() == model.tensors.keys() | model.aliases.keys()
+    for name, entry in model.tensors.items():
+        assert found[name].tobytes() == entry.dequantize().numpy().tobytes(), name
+    assert roundings(codes).keys() == model.activations.keys()
+    for path, rounding in roundings(codes).items():
+        assert rounding(inputs.numpy()).tobytes() == model.activations[path](inputs).numpy().tobytes(), path
 
 
 def test_the_reported_bytes_are_those_on_disk_and_it_verifies(file: Path) -> None:

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from tersenet.core.model import CompressedModel, KeptTensor
-from tersenet.errors import CheckpointError, OutputError
+from tersenet.errors import CheckpointError, FormatError, OutputError
 from tersenet.files.checkpoint import open_checkpoint, open_module
 from tersenet.files.restore import write_checkpoint
 
@@ -111,7 +111,7 @@ def test_a_missing_file_and_a_missing_shard_are_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["../out.txt", "/tmp/out.txt", "."])
 def test_a_hostile_file_name_never_leaves_the_output_folder(tmp_path: Path, name: str) -> None:
     model = CompressedModel({}, layout={"shards": {"m.safetensors": []}}, attachments={name: b"x"})
-    with pytest.raises(OutputError, match="leads out"):
+    with pytest.raises(FormatError, match=r"leads out|no name"):
         write_checkpoint(model, tmp_path / "back")
     assert list(tmp_path.iterdir()) == []
 

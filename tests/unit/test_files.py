@@ -50,7 +50,7 @@ MODEL = CompressedModel(
     ENTRIES,
     aliases={"tied": "tensor"},
     provenance={"method": "test", "fields": {"bits": 3}},
-    layout={"shards": {"a.safetensors": ["tensor"]}},
+    layout={"shards": {"a.safetensors": ["tensor"], "b.safetensors": [n for n in (*ENTRIES, "tied") if n != "tensor"]}},
     attachments={"config.json": b"{}", "vocab/words.txt": bytes(range(256)) * 9},
     batch_norm="pair",
 )

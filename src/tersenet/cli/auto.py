@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from .checkpoints import IgnoreKeys, Key, StripPrefix, checkpoint_of
+from .checkpoints import Attach, IgnoreKeys, Key, StripPrefix, checkpoint_of
 from .output import Force, Json, progress_bar
 from .targets import MaxBytes, MaxDrop, points, report, say
 
@@ -21,6 +21,7 @@ def command(
     key: Key = None,
     strip_prefix: StripPrefix = None,
     ignore_keys: IgnoreKeys = None,
+    attach: Attach = None,
     max_drop: MaxDrop = None,
     max_bytes: MaxBytes = None,
     train: Annotated[bool, typer.Option("--train", help="Allow methods that train.")] = False,
@@ -38,7 +39,7 @@ def command(
     began = time.perf_counter()
     with progress_bar():
         outcome = auto(
-            checkpoint_of(checkpoint, key, strip_prefix, ignore_keys),
+            checkpoint_of(checkpoint, key, strip_prefix, ignore_keys, attach),
             output,
             module=make_model(model, model_arg or []),
             task=make_task(task, task_arg or []),

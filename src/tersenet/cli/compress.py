@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .checkpoints import IgnoreKeys, Key, StripPrefix, checkpoint_of
+from .checkpoints import Attach, IgnoreKeys, Key, StripPrefix, checkpoint_of
 from .output import Force, Json, print_json, progress_bar
 from .targets import MaxBytes, MaxDrop, points, report, say
 
@@ -39,6 +39,7 @@ def command(
     key: Key = None,
     strip_prefix: StripPrefix = None,
     ignore_keys: IgnoreKeys = None,
+    attach: Attach = None,
     run: Annotated[Path | None, typer.Option(help="A folder for a training's checkpoints and log.")] = None,
     resume: Annotated[Path | None, typer.Option(help="The folder of a training that was stopped: go on.")] = None,
     start: Annotated[
@@ -65,7 +66,7 @@ def command(
         raise UsageError("--model-arg needs --model")
     if task is None and task_arg:
         raise UsageError("--task-arg needs --task")
-    source = checkpoint_of(checkpoint, key, strip_prefix, ignore_keys)
+    source = checkpoint_of(checkpoint, key, strip_prefix, ignore_keys, attach)
     chosen = build_method(method, context.args)
     module = None if model is None else make_model(model, model_arg or [])
     given = None if task is None else make_task(task, task_arg or [])

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from ..errors import UsageError
+from .checkpoints import Attach
 from .output import Force, Json, MaxOutput, print_json, print_line, progress_bar
 
 
@@ -13,6 +14,7 @@ def command(
     file: Annotated[Path, typer.Argument(help="A .terse file.")],
     output: Annotated[Path, typer.Option("--output", "-o", help=".safetensors, .pt, or a folder if it came from one.")],
     form: Annotated[str, typer.Option("--as", help="values, or codes: integers and their grids.")] = "values",
+    attach: Attach = None,
     max_output: MaxOutput = None,
     force: Force = False,
     as_json: Json = False,
@@ -27,7 +29,7 @@ def command(
     check_output(output, file, force=force)
     model = load(file, max_output=max_output)
     with progress_bar():
-        write_checkpoint(model, output, force=force, codes=form == "codes")
+        write_checkpoint(model, output, force=force, codes=form == "codes", attach=tuple(attach or ()))
     if as_json:
         print_json({"output": str(output), "tensors": len(model.tensors) + len(model.aliases)})
     else:

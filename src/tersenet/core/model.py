@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -17,11 +17,13 @@ Module = TypeVar("Module", bound=nn.Module)
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """Shape, dtype and channel axis of one tensor of a checkpoint."""
+    """Shape, dtype and channel axis of one tensor of a checkpoint; `computed` if it is no weight: "buffer" of the
+    network, or "table" by its values."""
 
     shape: torch.Size
     dtype: torch.dtype
     axis: int = 0
+    computed: Literal["", "buffer", "table"] = ""
 
 
 @dataclass(frozen=True)

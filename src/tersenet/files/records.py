@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from .layout import ACTIVATIONS, CODE_TYPES, DEFAULT_CHUNK, GRIDS, LEAST_CHUNK, SIZES, Field, Record
+from .names import check_layout
 from .strict import check_depth
 
 FLOATS = ("f64", "f32", "f16", "bf16")
@@ -64,20 +65,10 @@ def parse_index(value: Any) -> Index:
         _need(isinstance(about[key], kind), f"{key} is no {kind.__name__}")
     _need(value.get("batch_norm", "pair") in ("pair", "fold"), f"batch norm {about['batch_norm']!r}")
     check_depth(about)
-    _check_layout(about["layout"])
     for alias, name in about["aliases"].items():
         _need(isinstance(name, str) and name in records and alias not in records, f"alias {alias!r} of nothing")
+    check_layout(about["layout"], [*records, *about["aliases"]], files)
     return Index(sections, records, {name: _pair(size) for name, size in files.items()}, about)
-
-
-def _check_layout(layout: dict[str, Any]) -> None:
-    """Shards are lists of names, and metadata are texts."""
-    shards, metadata = layout.get("shards", {}), layout.get("metadata", {})
-    _need(isinstance(shards, dict) and isinstance(metadata, dict), "a layout without names")
-    _need(not any("\0" in shard for shard in shards), "a shard with NUL in its name")
-    names = [name for each in shards.values() for name in _list(each, "a shard of the layout")]
-    texts = [text for each in metadata.values() for text in (each.values() if isinstance(each, dict) else [each])]
-    _need(all(isinstance(text, str) for text in names + texts), "a layout with names that are no text")
 
 
 def _section(value: Any) -> Section:

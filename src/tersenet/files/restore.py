@@ -5,35 +5,40 @@ import logging
 import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..core.model import CompressedModel, QTensor
+from ..core.model import CompressedModel
 from ..errors import FormatError, OutputError
-from .atomic import replacing_file, replacing_folder
+from .atomic import NewFolder, replacing_file, replacing_folder
+from .codes import as_codes
+from .names import INDEXES, SHARDS, asked, check_index, check_layout, suspect
 from .prefixes import original_names
+from .safe import Specs, write_safetensors
 from .wrapping import wrap
 
 PICKLES = (".pt", ".pth", ".ckpt", ".bin", ".pkl", ".tar")
 
-_NAMES = {
-    torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16",
-    torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8",
-    torch.uint16: "U16", torch.uint32: "U32", torch.uint64: "U64", torch.bool: "BOOL", torch.complex64: "C64",
-    torch.float8_e4m3fn: "F8_E4M3", torch.float8_e5m2: "F8_E5M2",
-}  # fmt: skip
 
-
-def write_checkpoint(model: CompressedModel, path: str | Path, *, force: bool = False, codes: bool = False) -> None:
+def write_checkpoint(
+    model: CompressedModel,
+    path: str | Path,
+    *,
+    force: bool = False,
+    codes: bool = False,
+    attach: str | tuple[str, ...] = (),
+) -> None:
     """Write `model` to `path`, with the names it came with: a folder if it came from one, else one safetensors file, or
     for `.pt` and the like (`PICKLES`) what torch.save writes, in the wrapping it came in.
 
-    With `codes`, every quantised tensor is written as integers `NAME` and its grid as `NAME:scale`, `NAME:offset`, ...
-    (safetensors). One tensor is in memory at a time, except for `.pt`.
+    With `codes`, integers and their grids are written instead of values (safetensors; see docs/format.md). `attach` are
+    one or more globs of a folder's files to write although they hold code or pickles, or are hidden. One tensor is in
+    memory at a time, except for pickles.
 
-    **Raises** `OutputError` if the target exists (without `force`) or cannot be written.
+    **Raises** `OutputError` if the target exists (without `force`) or cannot be written; `FormatError` for a layout
+    that leaves out or doubles a tensor, file names that lead elsewhere, and files that must be asked for.
     """
     target = Path(path)
     if model.activations and not codes:
@@ -47,22 +52,15 @@ def write_checkpoint(model: CompressedModel, path: str | Path, *, force: bool = 
         if target.suffix in PICKLES:
             raise OutputError(f"{target}: codes are written as safetensors; name a .safetensors file")
         with replacing_file(target, force=force) as stream:
-            write_safetensors(stream, *_as_codes(model))
+            write_safetensors(stream, *as_codes(model))
     elif target.suffix in PICKLES or (model.layout.get("content") and not target.suffix):
         wrapped = wrap(model.layout, _state(model, [*model.tensors, *model.aliases]))
         with replacing_file(target, force=force) as stream:
             torch.save(wrapped, stream)
     elif shards and target.suffix != ".safetensors":
+        _check_asked(model, (attach,) if isinstance(attach, str) else attach)
         with replacing_folder(target, force=force) as folder:
-            for shard, names in shards.items():
-                with folder.file(shard) as stream:
-                    if shard.endswith(".bin"):
-                        torch.save(_state(model, names), stream)
-                    else:
-                        write_safetensors(stream, *_as_values(model, names), metadata.get(shard))
-            for name, content in model.attachments.items():
-                with folder.file(name) as stream:
-                    stream.write(content)
+            _write_folder(model, folder)
     else:
         if beside := [name for name in wrap(model.layout, {}) if [name] != model.layout.get("key", [])[:1]]:
             some = ", ".join(map(str, beside[:8]))
@@ -73,44 +71,54 @@ def write_checkpoint(model: CompressedModel, path: str | Path, *, force: bool = 
 
 
 def checked_layout(model: CompressedModel) -> tuple[dict[str, list[str]], dict[str, dict[str, str]]]:
-    """The shards and their metadata. **Raises** `FormatError` if the file's layout is not what tersenet writes."""
-    shards, metadata = model.layout.get("shards", {}), model.layout.get("metadata", {})
-    known = {*model.tensors, *model.aliases}
-    right = isinstance(shards, dict) and isinstance(metadata, dict)
-    right = right and all(isinstance(names, list) and known.issuperset(map(str, names)) for names in shards.values())
-    right = right and all(
-        isinstance(values, dict) and all(isinstance(text, str) for text in values.values())
-        for values in metadata.values()
-    )
+    """The shards and their metadata. **Raises** `FormatError` if layout and attachments do not make a folder."""
+    known = [*model.tensors, *model.aliases]
     renames = [model.layout.get(key, {}) for key in ("prefixes", "renamed")]
-    right = right and all(isinstance(r, dict) and all(isinstance(to, str) for to in r.values()) for r in renames)
-    if not right or len(set(map(original_names(model.layout), known))) != len(known):
-        raise FormatError("the file's layout names tensors it does not have, or is no layout: write codes=True")
+    try:
+        check_layout(model.layout, known, model.attachments)
+        if not all(isinstance(r, dict) and all(isinstance(to, str) for to in r.values()) for r in renames):
+            raise ValueError("a layout that renames tensors to what is no text")
+        back = original_names(model.layout)
+        if len(set(map(back, known))) != len(known):
+            raise ValueError("a layout that gives two tensors one name")
+        shards, metadata = model.layout.get("shards", {}), model.layout.get("metadata", {})
+        written = {shard: [back(name) for name in names] for shard, names in shards.items()}
+        for index, suffix in zip(INDEXES, SHARDS, strict=True):
+            if index in model.attachments and any(shard.endswith(suffix) for shard in shards):
+                check_index(_weight_map(model.attachments[index]), written)
+    except ValueError as error:
+        raise FormatError(f"the file has {error}: it is damaged, or was not made by tersenet") from error
     return shards, metadata
 
 
-Specs = dict[str, tuple[torch.dtype, torch.Size]]
+def _write_folder(model: CompressedModel, folder: NewFolder) -> None:
+    shards, metadata = checked_layout(model)
+    for shard, names in shards.items():
+        with folder.file(shard) as stream:
+            if shard.endswith(".bin"):
+                torch.save(_state(model, names), stream)
+            else:
+                write_safetensors(stream, *_as_values(model, names), metadata.get(shard))
+    for name, content in model.attachments.items():
+        with folder.file(name) as stream:
+            stream.write(content)
 
 
-def write_safetensors(
-    stream: BinaryIO, specs: Specs, read: Callable[[str], Tensor], metadata: dict[str, str] | None = None
-) -> None:
-    """Stream tensors into a safetensors file: the header from `specs`, then `read(name)` one after the other."""
-    header: dict[str, Any] = {"__metadata__": metadata} if metadata else {}
-    offset = 0
-    for name, (dtype, shape) in specs.items():
-        if name == "__metadata__":
-            raise OutputError("a tensor is called __metadata__, which safetensors does not allow; write a .pt instead")
-        if dtype not in _NAMES:
-            raise OutputError(f"tensor {name}: safetensors has no {dtype}; write a .pt instead")
-        end = offset + shape.numel() * dtype.itemsize
-        header[name] = {"dtype": _NAMES[dtype], "shape": list(shape), "data_offsets": [offset, end]}
-        offset = end
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    stream.write(len(text).to_bytes(8, "little") + text)
-    for name in specs:
-        stream.write(read(name).contiguous().reshape(-1).view(torch.uint8).numpy().data)
+def _check_asked(model: CompressedModel, attach: tuple[str, ...]) -> None:
+    """**Raises** `FormatError` for attachments that could run code, are hidden or pickles, and are not asked for."""
+    found = [name for name in model.attachments if suspect(name, model.attachments) and not asked(name, attach)]
+    if found:
+        raise FormatError(
+            f"the file holds {len(found)} files that can run code, are pickles or hidden: {', '.join(found[:5])}. "
+            f"If you trust its author, give attach={found[0]!r}, or a glob for all of them"
+        )
+
+
+def _weight_map(index: bytes) -> Any:
+    try:
+        return json.loads(index)["weight_map"]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ValueError(f"an index of shards that is none ({error!r})") from error
 
 
 def _state(model: CompressedModel, names: Iterable[str]) -> dict[str, Tensor]:
@@ -128,27 +136,3 @@ def _as_values(model: CompressedModel, names: Iterable[str]) -> tuple[Specs, Cal
     owner = {back(name): model.aliases.get(name, name) for name in names}
     specs = {name: (model.specs[of].dtype, model.specs[of].shape) for name, of in owner.items()}
     return specs, lambda name: model.tensors[owner[name]].dequantize()
-
-
-def _as_codes(model: CompressedModel) -> tuple[Specs, Callable[[str], Tensor]]:
-    small: dict[str, Tensor] = {}
-    specs: Specs = {}
-    owner = {**{name: name for name in model.tensors}, **model.aliases}
-    for name, of in owner.items():
-        entry = model.tensors[of]
-        if isinstance(entry, QTensor):
-            specs[name] = (entry.codes.dtype, entry.shape)
-            small.update({f"{name}:{k}": v for k, v in vars(entry.grid).items() if isinstance(v, Tensor)})
-        else:
-            specs[name] = (entry.tensor.dtype, entry.shape)
-    if both := sorted(set(specs) & set(small)):
-        raise OutputError(f"tensor {both[0]} has the name that its grid needs: write values instead (codes=False)")
-    specs |= {name: (value.dtype, value.shape) for name, value in small.items()}
-
-    def read(name: str) -> Tensor:
-        if name in small:
-            return small[name]
-        entry = model.tensors[owner[name]]
-        return entry.codes if isinstance(entry, QTensor) else entry.tensor
-
-    return specs, read

@@ -130,7 +130,7 @@ def _write(stream: BinaryIO | RawIOBase, pieces: Iterable[Piece], around: Compre
     findings: dict[str, Any] = {}
     for name, piece in pieces:
         if isinstance(piece, Activation):
-            activations[name] = _activation(piece)
+            activations[name] = described(piece)
         elif isinstance(piece, Finding):
             findings[name] = piece.facts
         else:
@@ -147,7 +147,8 @@ def _write(stream: BinaryIO | RawIOBase, pieces: Iterable[Piece], around: Compre
     )
 
 
-def _activation(piece: Activation) -> list[Any]:
+def described(piece: Activation) -> list[Any]:
+    """An activation as JSON: kind of levels, scale, levels."""
     if isinstance(piece.levels, Integers):
         return ["integers", piece.scale, [piece.levels.low, piece.levels.high]]
     return ["points", piece.scale, list(piece.levels.values)]

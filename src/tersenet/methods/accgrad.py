@@ -46,7 +46,7 @@ from ..steps.layers import find_layers, frozen
 from ..steps.processes import Processes
 from ..steps.randomness import seeded
 from ..steps.run import begin_with, run_of
-from ..steps.sides import check_finite, keep, left_out, prepare_batch_norm
+from ..steps.sides import check_finite, computed, keep, left_out, prepare_batch_norm
 from ..steps.signal import Part, clusters, give, lowest, parts, record, scores
 from ..steps.train import finish, put_back
 from ..steps.widths import Beside, affordable, needed, nonzeros, prune_to, ratio
@@ -185,7 +185,7 @@ class AccGrad(Method):
         for layer in layers:
             for named in (layer.weight, f"{layer.weight.removesuffix('weight')}bias"):
                 name = source.aliases.get(named, named)
-                if name in source.specs and left_out(name, self) is None:
+                if name in source.specs and not (computed(name, source.specs[name], self) or left_out(name, self)):
                     part, leaf = attach.owner_of(network, name)
                     weight = getattr(part, leaf)
                     if weight.requires_grad:
@@ -288,5 +288,6 @@ class AccGrad(Method):
             if name in quantised:
                 yield name, quantised[name]
             else:
-                why = left_out(name, self) or "no weight or bias of a layer"
+                no_weight = spec.computed if computed(name, spec, self) else left_out(name, self)
+                why = no_weight or "no weight or bias of a layer"
                 yield name, keep(paired.read(name).to("cpu", spec.dtype), why, self.side)

@@ -35,7 +35,7 @@ from ..steps.calibrate import calibration
 from ..steps.compensate import DAMPING
 from ..steps.network import NetworkQuantizer, RowScale
 from ..steps.plan import Plan
-from ..steps.sides import PairedSource, left_out, prepare_batch_norm, why_kept
+from ..steps.sides import COMPUTED, PairedSource, left_out, prepare_batch_norm, why_kept
 from ..steps.synthesize import guess_shape, has_statistics, synthesize
 from ..steps.tune import tuned
 
@@ -184,7 +184,10 @@ class Vlcq(Method):
         vectors = [
             name
             for name, entry in found.items()
-            if isinstance(entry, KeptTensor) and len(entry.shape) < 2 and left_out(name, self) is None
+            if isinstance(entry, KeptTensor)
+            and len(entry.shape) < 2
+            and entry.reason not in COMPUTED
+            and left_out(name, self) is None
         ]
         model = replace(around, tensors=found)
         return found | tuned(network.module, model, network.inputs, task, vectors, self.tune, self.seed)

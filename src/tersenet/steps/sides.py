@@ -2,7 +2,7 @@
 
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
@@ -17,6 +17,7 @@ from ..errors import UsageError, WeightError
 QUANTISABLE = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 BN_PARTS = ("weight", "bias", "running_mean", "running_var")
 DEFAULT_EPS = 1e-5
+COMPUTED = ("buffer", "table")  # reasons to keep a tensor exactly
 LARGEST = 2.0**100  # magnitude of a weight that fp32 arithmetic on its steps and sums can take
 
 
@@ -24,6 +25,8 @@ def why_kept(name: str, spec: TensorSpec, method: Method) -> str | None:
     """Why `method` does not quantise this tensor, as a short phrase; None if it does."""
     if spec.dtype not in QUANTISABLE:
         return f"dtype {str(spec.dtype).removeprefix('torch.')}"
+    if computed(name, spec, method):
+        return spec.computed
     if (why := left_out(name, method)) is not None:
         return why
     if len(spec.shape) < 2:
@@ -33,22 +36,33 @@ def why_kept(name: str, spec: TensorSpec, method: Method) -> str | None:
     return None
 
 
+def computed(name: str, spec: TensorSpec, method: Method) -> bool:
+    """Whether a tensor is no weight, as far as is known, and nobody says otherwise (`include` takes tables)."""
+    return bool(spec.computed) and not (spec.computed == "table" and _any(name, method.include))
+
+
 def left_out(name: str, method: Method) -> str | None:
     """Why the user has left out a tensor, as a short phrase; None if not."""
-    if any(fnmatchcase(name, glob) for glob in method.exclude):
+    if _any(name, method.exclude):
         return "excluded"
-    if method.include and not any(fnmatchcase(name, glob) for glob in method.include):
+    if method.include and not _any(name, method.include):
         return "not included"
     return None
+
+
+def _any(name: str, globs: Iterable[str]) -> bool:
+    return any(fnmatchcase(name, glob) for glob in globs)
 
 
 def keep(tensor: Tensor, reason: str, side: str) -> KeptTensor:
     """`tensor` as it is stored: fp16 if every element survives to 2^-10 relative and `side` allows it, else unchanged.
 
+    What is no weight stays as it is.
+
     >>> keep(torch.tensor([1.0, 1e-9]), "fewer than 2 dimensions", "fp16").tensor.dtype
     torch.float32
     """
-    if side == "exact" or tensor.dtype not in (torch.float32, torch.float64):
+    if side == "exact" or reason in COMPUTED or tensor.dtype not in (torch.float32, torch.float64):
         return KeptTensor(tensor, tensor.dtype, reason)
     half = tensor.to(torch.float16)
     survives = ((half.to(tensor.dtype) - tensor).abs() <= tensor.abs() * 2**-10).all()

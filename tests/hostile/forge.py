@@ -32,7 +32,9 @@ def assemble(index: Any, sections: Sequence[bytes] = (), *, version: int = 1, fr
     `frame` is the index as stored, in place of the zstd frame that is made of it.
     """
     raw = index if isinstance(index, bytes) else json.dumps(index).encode()
-    packed = frame if frame is not None else zstandard.ZstdCompressor(level=19).compress(raw)
+    packed = (
+        frame if frame is not None else zstandard.ZstdCompressor(level=19 if len(raw) < 1 << 16 else 3).compress(raw)
+    )
     body = bytearray()
     for section in sections:
         body += section + xxhash.xxh3_64_intdigest(section).to_bytes(8, "little")

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from ..core.task import Task
 from ..errors import InputError, TrainingError
 from ..progress import progress
+from ..quantizers.attach import after_step, param_groups
 from .evaluate import checked_batch, evaluate
 from .processes import Processes
 from .randomness import random_state, restore, seed_all, seeded
@@ -62,8 +63,7 @@ def fit(
     model, optimizer, step and random states; `saved` is such a checkpoint to go on from, and the result is that of a
     training that never stopped, bit for bit on a CPU, if the batches depend on nothing but the global generators of
     torch, Python and numpy (not on a generator that a data loader keeps to itself). `teacher` gives the outputs that
-    `schedule.distill` is about. Parts of the module may have `lr_factor` (of their own parameters) and `decays`
-    (False: no weight decay).
+    `schedule.distill` is about.
 
     **Raises** `InputError` for an empty split, labels out of range; `TrainingError` for a loss or a gradient that is
     not finite, before it changes a weight.
@@ -118,6 +118,7 @@ def fit(
             if not (math.isfinite(lost) and math.isfinite(float(norm))):
                 raise TrainingError(_not_finite(lost, step, total, run))
             optimizer.step()
+            after_step(module)
             optimizer.zero_grad()
             step += 1
             if run is not None and processes.rank == 0 and step % max(1, per_epoch // 20) == 0:
@@ -181,21 +182,13 @@ def _check_labels(task: Task, outputs: Tensor, targets: Tensor) -> None:
 
 
 def _optimizer(module: nn.Module, schedule: Schedule) -> torch.optim.Optimizer:
-    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
-    seen: set[nn.Parameter] = set()
-    for part in module.modules():
-        kind = (getattr(part, "lr_factor", 1.0), getattr(part, "decays", True))
-        for parameter in part.parameters(recurse=False):
-            if parameter.requires_grad and parameter not in seen:
-                seen.add(parameter)
-                groups.setdefault(kind, []).append(parameter)
-    listed = [
-        {"params": found, "factor": factor, "weight_decay": schedule.weight_decay if decays else 0.0}
-        for (factor, decays), found in groups.items()
+    groups = [
+        {**group, "factor": group["lr"], "lr": schedule.lr * group["lr"]}
+        for group in param_groups(module, 1.0, schedule.weight_decay)
     ]
     if schedule.optimizer == "adamw":
-        return torch.optim.AdamW(listed, lr=schedule.lr)
-    return torch.optim.SGD(listed, lr=schedule.lr, momentum=MOMENTUM)
+        return torch.optim.AdamW(groups, lr=schedule.lr)
+    return torch.optim.SGD(groups, lr=schedule.lr, momentum=MOMENTUM)
 
 
 def inputs_of(batches: Iterable[Any], device: torch.device) -> Iterator[Tensor]:

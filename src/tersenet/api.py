@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from . import methods
-from .core.method import Method, RunFolder, TensorSource
+from .core.method import Job, Method, RunFolder, TensorSource
 from .core.model import CompressedModel, KeptTensor, Module
 from .core.task import Task
 from .errors import UsageError
@@ -22,7 +22,7 @@ from .files.terse import write
 from .quantizers.attach import anneal
 from .quantizers.attach import penalty as attached_penalty
 from .steps.processes import is_main
-from .steps.train import TrainedMethod
+from .steps.train import TrainedMethod, settled
 
 _ATTACHED = "_tersenet_attached"
 
@@ -52,7 +52,7 @@ def compress(
     chosen = method if isinstance(method, Method) else methods.get(method)(**fields)
     source, network = prepared(what, module)
     check_method(chosen, source, run)
-    return chosen.model(source, chosen.compress(source, network, task and task.for_method(), run))
+    return chosen.model(source, chosen.compress(Job(source, network, task and task.for_method(), run)))
 
 
 def compress_file(
@@ -76,7 +76,7 @@ def compress_file(
     check_free(output, force=force)
     source, network = prepared(path, module)
     check_method(method, source, run)
-    pieces = method.compress(source, network, task and task.for_method(), run)
+    pieces = method.compress(Job(source, network, task and task.for_method(), run))
     if not is_main():
         deque(pieces, maxlen=0)
         return 0
@@ -106,7 +106,7 @@ def attach(module: Module, method: str | Method, inputs: Iterable[Tensor], **fie
     if any(part.is_floating_point() and part.dtype != torch.float32 for part in module.parameters()):
         raise UsageError("training needs fp32 weights: call module.float() first")
     source = open_module(deepcopy(module))
-    chosen.attach(module, source.specs, inputs, chosen.bits, source.aliases)
+    chosen.attach(module, source.specs, inputs, source.aliases)
     module.__dict__[_ATTACHED] = (chosen, source)
     return module
 
@@ -133,7 +133,7 @@ def freeze(module: nn.Module) -> CompressedModel:
         raise UsageError("nothing is attached to this module: call tersenet.attach(module, ...) first")
     chosen, source = module.__dict__[_ATTACHED]
     assert isinstance(chosen, TrainedMethod)
-    return chosen.model(source, chosen.pieces(module, source))
+    return chosen.model(source, settled(module, chosen.pieces(module, source)))
 
 
 def load(path: str | Path, into: nn.Module | None = None, *, max_output: int | None = None) -> CompressedModel:

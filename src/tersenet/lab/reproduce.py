@@ -18,7 +18,7 @@ from ..errors import UsageError
 from ..methods import get
 from ..report.size import storage
 from ..steps.evaluate import Estimate, evaluate
-from ..steps.fit import Schedule, fit
+from ..steps.fit import Schedule, Session, fit
 from ..steps.processes import Processes
 from ..steps.run import Run
 from . import images
@@ -96,11 +96,7 @@ def train_fp32(network: nn.Module, task: Task, recipe: Recipe, run: Path, weight
     kept, processes = Run(run, identity, (run / "run.json").is_file()), Processes()
     network.to(processes.device)
     schedule = Schedule(recipe.fp32_epochs, recipe.lr, 5e-4, seed=seed)
-    none = torch.zeros((), device=processes.device)
-    fit(
-        network, task, schedule, penalty=lambda: none, anneal=lambda done, rate: None, title="fp32",
-        processes=processes, run=kept, saved=kept.state,
-    )  # fmt: skip
+    fit(network, task, schedule, session=Session("fp32", processes, kept, saved=kept.state))
     save_file({name: value.cpu().contiguous() for name, value in network.state_dict().items()}, weights)
 
 

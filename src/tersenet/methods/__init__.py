@@ -15,7 +15,11 @@ if TYPE_CHECKING:
     from ..core.method import Method
 
 
-_HOMES = {"Method": "core/method.py", "TrainedMethod": "steps/train.py"}  # what a method's class may inherit from
+_HOMES = {
+    "Method": "core/method.py",
+    "TrainedMethod": "steps/train.py",
+    "TrainedOnLevels": "steps/levels.py",
+}  # what a method's class may inherit from
 
 
 @dataclass(frozen=True)

@@ -14,12 +14,11 @@ from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..core.grid import Uniform
-from ..core.method import Method, RunFolder, TensorSource
+from ..core.method import Job, Method
 from ..core.model import Piece, QTensor
-from ..core.task import Task
 from ..errors import UsageError
 from ..steps.fold import rewritten
 from ..steps.sides import LARGEST, check_finite, keep, prepare_batch_norm, why_kept
@@ -102,14 +101,9 @@ class Rtn(Method):
         if self.equalise and self.bn == "pair":
             raise UsageError("--equalise needs batch norm folded: give --bn fold (or keep, for a network without any)")
 
-    def compress(
-        self,
-        source: TensorSource,
-        module: nn.Module | None = None,
-        task: Task | None = None,
-        run: RunFolder | None = None,
-    ) -> Iterator[Piece]:
+    def compress(self, job: Job) -> Iterator[Piece]:
         """Every tensor of `source`, rounded or kept, in order; `module` only tells how it may be rewritten."""
+        source, module = job.source, job.module
         rewrites = self.equalise or self.bn == "fold"
         source = (
             rewritten(source, module, None, self.equalise) if rewrites else prepare_batch_norm(source, self.bn, module)

@@ -32,7 +32,7 @@ def attach_weights(module: nn.Module, quantizers: Mapping[str, Quantizer], alias
 
 def _chain(module: nn.Module, name: str) -> parametrize.ParametrizationList:
     part, leaf = owner_of(module, name)
-    chain = part.parametrizations[leaf]  # type: ignore[index, union-attr]
+    chain = part.parametrizations[leaf]  # type: ignore[index]
     assert isinstance(chain, parametrize.ParametrizationList)
     return chain
 
@@ -96,7 +96,7 @@ def _all(module: nn.Module) -> Iterator[Attached]:
     for path, part in module.named_modules():
         if not parametrize.is_parametrized(part):
             continue
-        for leaf, chain in part.parametrizations.items():  # type: ignore[operator, union-attr]
+        for leaf, chain in part.parametrizations.items():
             if isinstance(chain[0], Quantizer):
                 yield Attached(f"{path}.{leaf}" if path else leaf, chain[0], tuple(_latents(chain).values()))
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from ..core.method import Method, RunFolder, TensorSource
+from ..core.method import Job, Method
 from ..errors import UsageError
 from ..files.atomic import replacing_file
 
@@ -82,13 +82,14 @@ class Run:
             self._board.flush()
 
 
-def run_of(method: Method, source: TensorSource, given: RunFolder | None) -> Run | None:
+def run_of(method: Method, job: Job) -> Run | None:
     """The folder of a method's training on a checkpoint; None if nothing is to be kept. **Raises** `UsageError`."""
+    given = job.run
     if given is None:
         return None
     if given.start is not None and not given.start.exists():
         raise UsageError(f"--from {given.start}: there is nothing")
-    identity = {"method": method.name, **asdict(method), "input": source.digest(), "start": str(given.start)}
+    identity = {"method": method.name, **asdict(method), "input": job.source.digest(), "start": str(given.start)}
     return None if given.folder is None else Run(given.folder, identity, given.resume)
 
 

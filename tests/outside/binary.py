@@ -53,7 +53,6 @@ class Tanh(Quantizer):
 class Binary(TrainedMethod):
     """Signs of every parameter; `steepest` is the last slope of the tanh."""
 
-    bn: str = "keep"  # type: ignore[assignment]
     steepest: float = 1000.0
 
     def targets(self, network: nn.Module, specs: Mapping[str, TensorSpec], layers: Sequence[Layer]) -> list[str]:

@@ -1,6 +1,5 @@
 """A weight as the difference of two non-negative latents, on a uniform grid with a step that is set once."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal, Protocol
 import torch
 from torch import Tensor, nn
 
-from .. import __version__
+from ..version import __version__
 from ..errors import UsageError
 from .model import CompressedModel, Piece, TensorSpec, gathered
 from .task import Task

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from . import methods
 from .core.fields import check_value
-from .core.method import Method, RunFolder, TensorSource
+from .core.method import Job, Method, RunFolder, TensorSource
 from .core.model import CompressedModel, KeptTensor, Module
 from .core.task import Task
 from .errors import UsageError
@@ -25,7 +25,7 @@ from .quantizers.attach import anneal
 from .quantizers.attach import penalty as attached_penalty
 from .steps.processes import is_main
 from .steps.tables import marked, say_computed
-from .steps.train import TrainedMethod
+from .steps.train import TrainedMethod, settled
 
 _ATTACHED = "_tersenet_attached"
 
@@ -59,7 +59,7 @@ def compress(
     source, network = prepared(what, module)
     check_method(chosen, source, run)
     say_computed(source, chosen)
-    return chosen.model(source, chosen.compress(source, network, task and task.for_method(), run))
+    return chosen.model(source, chosen.compress(Job(source, network, task and task.for_method(), run)))
 
 
 def _chosen(method: str | Method, fields: dict[str, Any]) -> Method:
@@ -109,7 +109,7 @@ def compress_file(
     source, network = prepared(path, module)
     check_method(method, source, run)
     say_computed(source, method)
-    pieces = method.compress(source, network, task and task.for_method(), run)
+    pieces = method.compress(Job(source, network, task and task.for_method(), run))
     if not is_main():
         deque(pieces, maxlen=0)
         return 0
@@ -139,7 +139,7 @@ def attach(module: Module, method: str | Method, inputs: Iterable[Tensor], **fie
     if any(part.is_floating_point() and part.dtype != torch.float32 for part in module.parameters()):
         raise UsageError("training needs fp32 weights: call module.float() first")
     source = marked(open_module(deepcopy(module)), module)
-    chosen.attach(module, source.specs, inputs, chosen.bits, source.aliases)
+    chosen.attach(module, source.specs, inputs, source.aliases)
     module.__dict__[_ATTACHED] = (chosen, source)
     return module
 
@@ -166,7 +166,7 @@ def freeze(module: nn.Module) -> CompressedModel:
         raise UsageError("nothing is attached to this module: call tersenet.attach(module, ...) first")
     chosen, source = module.__dict__[_ATTACHED]
     assert isinstance(chosen, TrainedMethod)
-    return chosen.model(source, chosen.pieces(module, source))
+    return chosen.model(source, settled(module, chosen.pieces(module, source)))
 
 
 def load(path: str | Path, into: nn.Module | None = None, *, max_output: int | None = None) -> CompressedModel:

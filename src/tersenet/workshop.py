@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .api import check_method, load, prepared
-from .core.method import Method, RunFolder
+from .core.method import Job, Method, RunFolder
 from .core.model import Piece
 from .core.task import Task
 from .errors import InputError
@@ -56,11 +56,11 @@ class Workshop:
         if method.needs == "training":
             kept, trains = self.folder.run_of(key_of(method, start)), method.sketch != method
             run = RunFolder(kept, (kept / "run.json").is_file(), self.folder.run_of(start) if start else None)
-            pieces = method.compress(self.source, self.network, seen, run if trains else None)
+            pieces = method.compress(Job(self.source, self.network, seen, run if trains else None))
         else:
             family = key_of(method.at(type(method).rates[0]))
             if self.kept is None or self.kept[0] != family:
-                self.kept = family, method.prepared(self.source, self.network, seen)
+                self.kept = family, method.prepared(Job(self.source, self.network, seen))
             pieces = self.kept[1](method)
         return write(place, pieces, method.model(self.source, ()), force=True, effort=self.effort)
 

@@ -8,6 +8,7 @@ import torch
 from safetensors import safe_open
 
 from tersenet.core.grid import Codebook, Uniform
+from tersenet.core.method import Job
 from tersenet.core.model import CompressedModel, Entry, KeptTensor, QTensor
 from tersenet.errors import OutputError
 from tersenet.files.summary import summarize, verify
@@ -127,7 +128,7 @@ def test_side_information_of_a_4_bit_network_is_under_3_percent(tmp_path: Path) 
 
     torch.manual_seed(0)
     source, method = open_module(build("resnet20")), Rtn(bits=4, granularity="tensor")
-    size = save(method.model(source, method.compress(source)), tmp_path / "x.terse")
+    size = save(method.model(source, method.compress(Job(source))), tmp_path / "x.terse")
     assert summarize(tmp_path / "x.terse").side_information < 0.03 * size
 
 

@@ -16,7 +16,7 @@ from torch import nn
 
 import tersenet
 from tersenet import methods
-from tersenet.core.method import RunFolder
+from tersenet.core.method import Job, RunFolder
 from tersenet.core.task import Task
 from tersenet.errors import UsageError
 from tersenet.files.checkpoint import open_module
@@ -60,7 +60,7 @@ def test_a_stopped_training_goes_on_to_the_same_bytes(
     def result(folder: str, stop: int, resume: bool) -> bytes:
         given = replace(task.for_method(), train=Interrupted(batches, stop))
         run = RunFolder(tmp_path / folder, resume)
-        small = method.model(source, method.compress(source, network, given, run))
+        small = method.model(source, method.compress(Job(source, network, given, run)))
         tersenet.save(small, tmp_path / f"{folder}.terse", force=True)
         return (tmp_path / f"{folder}.terse").read_bytes()
 
@@ -96,7 +96,7 @@ def test_a_run_folder_belongs_to_one_training(network: nn.Module, task: Task, tm
 
     def run(resume: bool, **fields: Any) -> None:
         method = methods.get("lsq")(epochs=0, **fields)
-        list(method.compress(source, network, task.for_method(), RunFolder(tmp_path / "r", resume)))
+        list(method.compress(Job(source, network, task.for_method(), RunFolder(tmp_path / "r", resume))))
 
     with pytest.raises(UsageError, match="no training to resume"):
         run(True)
@@ -112,19 +112,19 @@ def test_a_run_folder_belongs_to_one_training(network: nn.Module, task: Task, tm
 def test_a_training_starts_from_the_latent_weights_of_another(network: nn.Module, task: Task, tmp_path: Path) -> None:
     source = open_module(network)
     first = RunFolder(tmp_path / "a")
-    list(methods.get("lsq")(epochs=1, lr=0.05).compress(source, network, task.for_method(), first))  # type: ignore[call-arg]
+    list(methods.get("lsq")(epochs=1, lr=0.05).compress(Job(source, network, task.for_method(), first)))  # type: ignore[call-arg]
     second = RunFolder(tmp_path / "b", start=tmp_path / "a")
     moved = methods.get("lsq")(epochs=0, bits=32, side="exact")  # type: ignore[call-arg]
-    pieces = dict(moved.compress(source, network, task.for_method(), second))
+    pieces = dict(moved.compress(Job(source, network, task.for_method(), second)))
     latent = torch.load(tmp_path / "a" / "last.pt", weights_only=True)["finished"]
     assert torch.equal(pieces["conv2.weight"].tensor, latent["conv2.weight"])  # type: ignore[union-attr]
     assert not torch.equal(latent["conv2.weight"], network.state_dict()["conv2.weight"])
     file = tmp_path / "first.terse"
     tersenet.save(tersenet.compress(network, "lsq", task=task, epochs=0, bits=2), file)
-    begun = dict(moved.compress(source, network, task.for_method(), RunFolder(start=file)))
+    begun = dict(moved.compress(Job(source, network, task.for_method(), RunFolder(start=file))))
     assert torch.equal(begun["conv2.weight"].tensor, tersenet.load(file).tensors["conv2.weight"].dequantize())  # type: ignore[union-attr]
     with pytest.raises(UsageError, match="no finished training"):
-        list(moved.compress(source, network, task, RunFolder(tmp_path / "c", start=tmp_path)))
+        list(moved.compress(Job(source, network, task, RunFolder(tmp_path / "c", start=tmp_path))))
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 import tersenet
 from tersenet import methods
 from tersenet.core.levels import Integers
-from tersenet.core.method import RunFolder
+from tersenet.core.method import Job, RunFolder
 from tersenet.core.task import Task
 from tersenet.errors import InputError, UsageError
 from tersenet.files.checkpoint import open_module
@@ -37,9 +37,9 @@ def test_training_from_a_file_without_batch_norm_statistics_is_refused(
     tersenet.save(tersenet.compress(network, "lsq", task=task, epochs=0, bn="pair"), tmp_path / "x.terse")
     method, source = methods.get("lsq")(), open_module(network)
     with pytest.raises(UsageError, match="nothing can be trained from it"):
-        list(method.compress(source, network, task, RunFolder(start=tmp_path / "x.terse")))
+        list(method.compress(Job(source, network, task, RunFolder(start=tmp_path / "x.terse"))))
     with pytest.raises(UsageError, match="there is nothing"):
-        list(method.compress(source, network, task, RunFolder(tmp_path / "r", start=tmp_path / "none")))
+        list(method.compress(Job(source, network, task, RunFolder(tmp_path / "r", start=tmp_path / "none"))))
     assert not (tmp_path / "r").exists()
 
 

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 import tersenet
 from tersenet import methods
-from tersenet.core.method import RunFolder
+from tersenet.core.method import Job, RunFolder
 from tersenet.core.model import KeptTensor, QTensor
 from tersenet.core.task import Task
 from tersenet.errors import InputError, TrainingError, UsageError
@@ -228,7 +228,7 @@ def test_the_last_good_state_survives_a_nan(network: nn.Module, task: Task, tmp_
     source = open_module(network)
     method = methods.get("lsq")(epochs=1, bits=32)  # type: ignore[call-arg]
     with pytest.raises(TrainingError, match="step 4 of 4"):
-        list(method.compress(source, network, broken.for_method(), RunFolder(tmp_path / "r")))
+        list(method.compress(Job(source, network, broken.for_method(), RunFolder(tmp_path / "r"))))
     state = torch.load(tmp_path / "r" / "last.pt", weights_only=True)
     assert all(torch.isfinite(value).all() for value in state["model"].values() if value.is_floating_point())
 

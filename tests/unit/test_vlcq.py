@@ -10,6 +10,7 @@ from torch import nn
 
 import tersenet
 from tersenet.api import prepared as prepared_source
+from tersenet.core.method import Job
 from tersenet.core.model import Entry
 from tersenet.core.task import Task
 from tersenet.errors import BudgetError, InputError, UsageError, WeightError
@@ -210,7 +211,7 @@ def test_a_nominal_rate_is_that_of_plain_rounding_and_the_same_file_whatever_was
 ) -> None:
     source, module = prepared_source(network, network)
     method = get("vlcq")(calibrate=True, images=64)
-    pieces = method.prepared(source, module, task)
+    pieces = method.prepared(Job(source, module, task))
     sizes: list[int] = []
     first: dict[str, Entry] = {}
     for bits in (4.0, 0.5, 4.0):

@@ -11,7 +11,8 @@ from typing import Annotated, Any, ClassVar, Literal, Protocol, Self, get_type_h
 import torch
 from torch import Tensor, nn
 
-from .. import __version__
+from ..errors import UsageError
+from ..version import __version__
 from .fields import Within, check_names, check_value
 from .model import CompressedModel, Piece, TensorSpec, gathered
 from .task import Task
@@ -61,6 +62,23 @@ class RunFolder:
 
 
 @dataclass(frozen=True)
+class Job:
+    """What a method works on: the tensors of a checkpoint and, where they are known, the network that holds them
+    (evaluation mode, left as it is), a task (without its test split), and the run folder of a training."""
+
+    source: TensorSource
+    module: nn.Module | None = None
+    task: Task | None = None
+    run: RunFolder | None = None
+
+    def network_and_task(self, method: str, why: str) -> tuple[nn.Module, Task]:
+        """Both. **Raises** `UsageError` if one is missing, saying that `method` `why`: "trains", "calibrates"."""
+        if self.module is None or self.task is None:
+            raise UsageError(f"{method} {why}: give the network's code (module=) and a task (task=)")
+        return self.module, self.task
+
+
+@dataclass(frozen=True)
 class Method(ABC):
     """Hyper-parameters of a method; `dataclasses.asdict` of it is the flags, the sweep point and the provenance.
 
@@ -107,26 +125,16 @@ class Method(ABC):
         return next((bits for glob, bits in self.layer_bits.items() if fnmatchcase(name, glob)), otherwise)
 
     @abstractmethod
-    def compress(
-        self,
-        source: TensorSource,
-        module: nn.Module | None = None,
-        task: Task | None = None,
-        run: RunFolder | None = None,
-    ) -> Iterator[Piece]:
-        """Yield every tensor of `source`, compressed or kept, one at a time and in order, then any activations and
-        findings.
+    def compress(self, job: Job) -> Iterator[Piece]:
+        """Yield every tensor of the job's source, compressed or kept, one at a time and in order, then any activations
+        and findings.
 
-        `module` holds the weights of `source` where its code is known, and is left as it was; `task` has no test
-        split. A method that can do without either accepts None, the others raise `UsageError`. `run` is for methods
-        that train.
+        A method that can do without the network or the task accepts None, the others raise `UsageError`.
         """
 
-    def prepared(
-        self, source: TensorSource, module: nn.Module | None, task: Task | None
-    ) -> Callable[["Method"], Iterator[Piece]]:
+    def prepared(self, job: Job) -> Callable[["Method"], Iterator[Piece]]:
         """What all rates of this method share, done once: from the same method at any rate to what it yields."""
-        return lambda method: method.compress(source, module, task)
+        return lambda method: method.compress(job)
 
     def at(self, rate: float) -> "Method":
         """The same method at another rate."""

@@ -19,7 +19,7 @@ from ..files.atomic import replacing_file
 from ..methods import get
 from ..report.size import storage
 from ..steps.evaluate import evaluate
-from ..steps.fit import Schedule, fit
+from ..steps.fit import Schedule, Session, fit
 from ..steps.intervals import Estimate
 from ..steps.processes import Processes
 from ..steps.run import open_run
@@ -98,12 +98,8 @@ def train_fp32(network: nn.Module, task: Task, recipe: Recipe, run: Path, weight
     processes = Processes()
     network.to(processes.device)
     schedule = Schedule(recipe.fp32_epochs, recipe.lr, 5e-4, seed=seed)
-    none = torch.zeros((), device=processes.device)
     with open_run(run, identity, (run / "run.json").is_file()) as kept:
-        fit(
-            network, task, schedule, penalty=lambda: none, anneal=lambda done, rate: None, title="fp32",
-            processes=processes, run=kept, saved=kept.state,
-        )  # fmt: skip
+        fit(network, task, schedule, session=Session("fp32", processes, kept, saved=kept.state))
     with replacing_file(weights, force=True) as stream:
         stream.write(save({name: value.cpu().contiguous() for name, value in network.state_dict().items()}))
 

@@ -24,7 +24,11 @@ _WORDS: dict[str, Any] = {
     "Annotated": Annotated,
     "Literal": Literal,
 }
-_HOMES = {"Method": "core/method.py", "TrainedMethod": "steps/train.py"}  # what a method's class may inherit from
+_HOMES = {
+    "Method": "core/method.py",
+    "TrainedMethod": "steps/train.py",
+    "TrainedOnLevels": "steps/levels.py",
+}  # what a method's class may inherit from
 
 
 @dataclass(frozen=True)

@@ -21,34 +21,29 @@ network's code and training data; inputs in [0, 1] (a mean that is subtracted gi
 """
 
 import math
-from collections.abc import Callable, Iterator
-from copy import deepcopy
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import combinations_with_replacement
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from ..core.fields import Seed, Within, check_widths
-from ..core.method import Method, RunFolder, TensorSource
-from ..core.model import Finding, KeptTensor, Piece
-from ..core.task import Task
-from ..errors import BudgetError, InputError, UsageError
+from ..core.fields import Within, check_widths
+from ..core.method import Job, Method
+from ..core.model import TensorSpec
+from ..errors import BudgetError, UsageError
 from ..progress import progress
-from ..quantizers import attach
 from ..quantizers.fixed import WIDEST, MixedFixedPoint
+from ..quantizers.quantizer import Quantizer
 from ..steps.evaluate import evaluate
-from ..steps.fit import Schedule, fit, inputs_of, samples
-from ..steps.fold import Rewritten
-from ..steps.layers import find_layers, frozen
-from ..steps.processes import Processes
+from ..steps.fit import inputs_of
+from ..steps.layers import Layer
+from ..steps.phases import Phase, finish
 from ..steps.randomness import seeded
-from ..steps.run import begin_with, run_of
-from ..steps.sides import check_finite, computed, keep, left_out, prepare_batch_norm
+from ..steps.sides import computed, left_out
 from ..steps.signal import Part, clusters, give, lowest, parts, record, scores
-from ..steps.train import finish, put_back
+from ..steps.train import Target, TrainedMethod
 from ..steps.widths import Beside, affordable, needed, nonzeros, prune_to, ratio
 
 TUNED = (0, 2, 3, 4, 5, 6, 8)  # widths that `tune` tries
@@ -56,13 +51,12 @@ CANDIDATES = 12  # bit tuples that `tune` evaluates
 
 
 @dataclass(frozen=True)
-class AccGrad(Method):
+class AccGrad(TrainedMethod):
     """Widths from accumulated gradients, in `mode` post, in or combined; `bits` of clusters, from low to high.
 
     `epochs` regroup every time (after `warmup` of them), `refine` more train on with the last groups or clusters.
     """
 
-    needs: ClassVar[str] = "training"
     reference: ClassVar[str] = """@mastersthesis{gaopande2020,
   title = {Exploration of Accumulated Gradient for Neural Network Compression},
   author = {Gaopande, Meghana Laxmidhar}, school = {Virginia Tech}, year = {2020}
@@ -83,10 +77,6 @@ class AccGrad(Method):
     target_ratio: Annotated[float, Within(above=1)] | None = None
     tune: bool = False
     lr: Annotated[float, Within(above=0)] = 0.02
-    weight_decay: Annotated[float, Within(least=0)] = 1e-4
-    optimizer: Literal["sgd", "adamw"] = "sgd"
-    distill: Annotated[float, Within(0, 1)] = 0.0
-    seed: Seed = 0
 
     def check(self) -> None:
         """Widths from low to high, not all 0; epochs behind the warm-up; a target where bits are tuned."""
@@ -110,129 +100,76 @@ class AccGrad(Method):
         short = max(1, self.epochs // 10)
         return replace(self, epochs=short, warmup=1, refine=0, mode="post", tune=False, bits=(0, *self.widths)[-4:])
 
-    def work(self, task: Task | None) -> float:
-        """Every epoch runs all training samples forward and back."""
-        epochs = self.epochs + self.refine
-        return epochs * samples(task.split("train")) * (4.0 if self.distill else 3.0) if task else 0.0
+    def phases(self) -> tuple[Phase, ...]:
+        """One, in which groups are made anew and, before `refine`, clusters get their widths."""
+        return (Phase(self, self.epochs + self.refine, self.lr),)
 
-    def compress(
-        self,
-        source: TensorSource,
-        module: nn.Module | None = None,
-        task: Task | None = None,
-        run: RunFolder | None = None,
-    ) -> Iterator[Piece]:
-        """Train a copy of `module`, recording gradients, and yield it in fixed point. **Raises** `BudgetError`."""
-        if module is None or task is None:
-            raise UsageError("accgrad trains: give the network's code (module=) and data (task=)")
-        task.split("train")
-        processes = Processes()
-        with run_of(self, source, run) as folder:
-            saved = None if folder is None else folder.state
-            network = deepcopy(module).float().to(processes.device)
-            teacher = deepcopy(network).eval().requires_grad_(False) if self.distill else None
-            if run is not None and run.start is not None:
-                begin_with(network, run.start)
-            self._attach(network, source, task)
-            found = parts(network)
-            if not found:
-                raise UsageError("layer_bits names every tensor, so there is nothing to choose: use another method")
-            record(network)
-            beside = Beside.of(self._pieces(network, source))
-            if saved is not None and "finished" in saved:
-                network.load_state_dict(saved["model"])
-                network.eval()
-            else:
-                length = self.epochs + self.refine
-                fit(
-                    network,
-                    task,
-                    Schedule(length, self.lr, self.weight_decay, self.optimizer, 0.0, self.distill, self.seed),
-                    penalty=partial(attach.penalty, network),
-                    anneal=self._regrouping(network, found, beside, task),
-                    title=f"accgrad, {self.mode}",
-                    teacher=teacher,
-                    processes=processes,
-                    run=folder,
-                    saved=saved,
-                )
-                with seeded(self.seed):
-                    finish(network, inputs_of(task.split("train"), processes.device))
-                if folder is not None and processes.rank == 0:
-                    folder.save({"model": network.state_dict(), "finished": attach.latent_state(network)})
+    def targets(self, network: nn.Module, specs: Mapping[str, TensorSpec], layers: Sequence[Layer]) -> list[str]:
+        """Weights and biases of the layers that run and learn, of any size."""
+        names = [name for layer in layers for name in (layer.weight, f"{layer.weight.removesuffix('weight')}bias")]
+        found = [
+            name for name in names if name in specs and not (computed(name, specs[name], self) or left_out(name, self))
+        ]
+        return [name for name in dict.fromkeys(found) if network.get_parameter(name).requires_grad]
+
+    def quantizer(self, target: Target, weight: Tensor) -> Quantizer:
+        """Fixed point with a width for every weight, pinned where `layer_bits` names the tensor."""
+        return MixedFixedPoint(weight, self.bits_of(target.name, 0))
+
+    def reason(self, name: str, spec: TensorSpec) -> str:
+        """Why a tensor without widths was kept."""
+        no_weight = spec.computed if computed(name, spec, self) else left_out(name, self)
+        return no_weight or "no weight or bias of a layer"
+
+    def on_phase(self, network: nn.Module, phase: int, job: Job) -> None:
+        """From now on gradients are added up."""
+        if not parts(network):
+            raise UsageError("layer_bits names every tensor, so there is nothing to choose: use another method")
+        record(network)
+
+    def on_epoch(self, network: nn.Module, epoch: int, optimizer: torch.optim.Optimizer, job: Job) -> None:
+        """Groups are made anew, or clusters given widths."""
+        if epoch == self.epochs and self.mode != "in":
+            self._cluster(network, job)
+        elif self.mode != "post" and self.warmup <= epoch < self.epochs:
+            self._regroup(network, epoch, job)
+
+    def _regroup(self, network: nn.Module, epoch: int, job: Job) -> None:
+        """The weights with the lowest signal, more of them in every epoch, go to `low_bits`."""
+        found = parts(network)
+        total, values, share = sum(latent.numel() for _, _, latent in found), scores(found, self.signal), self.share
+        if self.target_ratio is not None:
+            widths = (WIDEST,) if self.mode == "in" else tuple(bits for bits in self.widths if bits)
+            beside = Beside.of(self.pieces(network, job.source))
+            wanted = affordable(found, beside, self.target_ratio, widths)
+            share = 1 - needed(found, values, wanted, max(widths)) / total
+        spent = (epoch - self.warmup + 1) / max(1, self.ramp * (self.epochs - self.warmup))
+        share -= (share - 0.5) * max(0.0, 1 - spent) ** 3
+        give(found, torch.where(lowest(values, math.ceil(share * total)), self.low_bits, WIDEST))
+
+    def conclude(self, network: nn.Module, job: Job) -> Mapping[str, Any]:
+        """The clusters, if nothing was refined; what does not fit `target_ratio` is pruned."""
+        found, (_, task) = parts(network), job.network_and_task(self.name, "trains")
         if self.mode != "in" and not self.refine:
-            self._cluster(network, found, beside, task)
+            self._cluster(network, job)
         values = scores(found, self.signal)
         if self.target_ratio is not None:
-            prune_to(found, Beside.of(self._pieces(network, source)), values, self.target_ratio)
+            prune_to(found, Beside.of(self.pieces(network, job.source)), values, self.target_ratio)
         with seeded(self.seed):
-            finish(network, inputs_of(task.split("train"), processes.device))
-        beside = Beside.of(self._pieces(network, source))
+            finish(network, inputs_of(task.split("train"), next(network.parameters()).device))
+        beside = Beside.of(self.pieces(network, job.source))
         if self.target_ratio is not None:
             prune_to(found, beside, values, self.target_ratio)  # again, if what is kept has grown
-        for name, piece in list(self._pieces(network, source)):
-            if isinstance(piece, KeptTensor):
-                put_back(network, name, piece)
-            yield name, piece
-        yield "accgrad", Finding(self._facts(found, beside))
-
-    def _attach(self, network: nn.Module, source: TensorSource, task: Task) -> None:
-        if (first := next(iter(task.split("train")), None)) is None:
-            raise InputError("the train split of the task is empty: give it at least one batch")
-        with frozen(network):
-            layers = find_layers(network, first[0][:2].to(next(network.parameters()).device))
-        wanted = {}
-        for layer in layers:
-            for named in (layer.weight, f"{layer.weight.removesuffix('weight')}bias"):
-                name = source.aliases.get(named, named)
-                if name in source.specs and not (computed(name, source.specs[name], self) or left_out(name, self)):
-                    part, leaf = attach.owner_of(network, name)
-                    weight = getattr(part, leaf)
-                    if weight.requires_grad:
-                        check_finite(name, weight.detach())
-                        kind, pinned = source.specs[name].dtype, self.bits_of(name, 0)
-                        wanted[name] = MixedFixedPoint(weight.detach().to(kind), pinned)
-        if not wanted:
-            raise InputError("no layer of this network can be quantised (all are excluded, or frozen)")
-        attach.attach_weights(network, wanted, source.aliases)
-        network.to(next(network.parameters()).device)
-
-    def _regrouping(
-        self, network: nn.Module, found: list[Part], beside: Beside, task: Task
-    ) -> Callable[[float, float], None]:
-        """What is called before every step: where an epoch begins, groups are made anew, or clusters given widths."""
-        total, epochs = sum(latent.numel() for _, _, latent in found), self.epochs + self.refine
-        widths = (WIDEST,) if self.mode == "in" else tuple(bits for bits in self.widths if bits)
-        wanted = None if self.target_ratio is None else affordable(found, beside, self.target_ratio, widths)
-        last = -1
-
-        def anneal(progress: float, rate: float) -> None:
-            nonlocal last
-            epoch = int(progress * epochs + 1e-6)
-            if epoch == last or progress >= 1:
-                return
-            last = epoch
-            if abs(progress * epochs - epoch) > 1e-6:  # resumed within an epoch: widths came with the checkpoint
-                return
-            if epoch == self.epochs and self.mode != "in":
-                self._cluster(network, found, beside, task)
-            elif self.mode != "post" and self.warmup <= epoch < self.epochs:
-                values = scores(found, self.signal)
-                share = self.share if wanted is None else 1 - needed(found, values, wanted, max(widths)) / total
-                spent = (epoch - self.warmup + 1) / max(1, self.ramp * (self.epochs - self.warmup))
-                share -= (share - 0.5) * max(0.0, 1 - spent) ** 3
-                low = lowest(values, math.ceil(share * total))
-                give(found, torch.where(low, self.low_bits, WIDEST))
-
-        return anneal
+        return {"accgrad": self._facts(found, beside)}
 
     @property
     def widths(self) -> tuple[int, ...]:
         """The width of every cluster."""
         return self.bits or ((0, 4, 5, 6) if self.mode == "post" else (5, 6))
 
-    def _cluster(self, network: nn.Module, found: list[Part], beside: Beside, task: Task) -> None:
+    def _cluster(self, network: nn.Module, job: Job) -> None:
         """Give every weight that is in no low group the width of its cluster."""
+        found = parts(network)
         now = torch.cat([quantizer.widths.reshape(-1) for _, quantizer, _ in found])
         free = now == WIDEST
         place = clusters(scores(found, self.signal)[free], len(self.widths), self.clustering)
@@ -240,18 +177,12 @@ class AccGrad(Method):
         def gives(widths: tuple[int, ...]) -> None:
             give(found, now.masked_scatter(free, torch.tensor(widths, dtype=now.dtype)[place]))
 
-        gives(self._tuned(network, found, beside, task, gives) if self.tune else self.widths)
+        gives(self._tuned(network, job, gives) if self.tune else self.widths)
 
-    def _tuned(
-        self,
-        network: nn.Module,
-        found: list[Part],
-        beside: Beside,
-        task: Task,
-        gives: Callable[[tuple[int, ...]], None],
-    ) -> tuple[int, ...]:
+    def _tuned(self, network: nn.Module, job: Job, gives: Callable[[tuple[int, ...]], None]) -> tuple[int, ...]:
         """The bit tuple with the best validation score among those whose ratio is just above the target."""
-        assert self.target_ratio is not None
+        assert self.target_ratio is not None and job.task is not None
+        found, beside = parts(network), Beside.of(self.pieces(network, job.source))
         tried = []
         for widths in combinations_with_replacement(TUNED, len(self.widths)):
             gives(widths)
@@ -263,9 +194,9 @@ class AccGrad(Method):
         judged = []
         for done, (_, widths) in enumerate(enough):
             gives(widths)
-            score = evaluate(network, task, "validation").metric
+            score = evaluate(network, job.task, "validation").metric
             assert score is not None
-            judged.append((score.mean if task.higher_is_better else -score.mean, widths))
+            judged.append((score.mean if job.task.higher_is_better else -score.mean, widths))
             progress("trying bits", done + 1, len(enough))
         return max(judged)[1]
 
@@ -279,15 +210,3 @@ class AccGrad(Method):
             "weights": dict(zip(map(str, widths.tolist()), counts.tolist(), strict=True)),
             "nonzeros": {part[0]: {str(bits): n for bits, n in nonzeros(part).items()} for part in found},
         }
-
-    def _pieces(self, network: nn.Module, source: TensorSource) -> Iterator[Piece]:
-        """Every tensor of the checkpoint, as codes or kept."""
-        quantised = {source.aliases.get(name, name): entry for name, entry in attach.frozen_weights(network).items()}
-        paired = prepare_batch_norm(Rewritten(source, network), self.bn, network)
-        for name, spec in source.specs.items():
-            if name in quantised:
-                yield name, quantised[name]
-            else:
-                no_weight = spec.computed if computed(name, spec, self) else left_out(name, self)
-                why = no_weight or "no weight or bias of a layer"
-                yield name, keep(paired.read(name).to("cpu", spec.dtype), why, self.side)

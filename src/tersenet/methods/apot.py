@@ -21,11 +21,11 @@ from typing import ClassVar
 from ..quantizers.activation import Range
 from ..quantizers.bases import FirstClip
 from ..quantizers.estimators import Estimator
-from ..steps.train import TrainedMethod
+from ..steps.levels import TrainedOnLevels
 
 
 @dataclass(frozen=True)
-class Apot(TrainedMethod):
+class Apot(TrainedOnLevels):
     """Additive powers of two with `bits` bits (2 to 8; 32: full precision)."""
 
     reference: ClassVar[str] = """@inproceedings{li2020apot,

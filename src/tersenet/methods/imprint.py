@@ -19,20 +19,21 @@ from typing import Annotated, Any, ClassVar, Literal
 from torch import nn
 
 from ..core.fields import Within
-from ..core.method import TensorSource
+from ..core.method import Job
 from ..core.task import Task
 from ..errors import InputError, UsageError
 from ..quantizers.bases import first_rounding
 from ..steps.allocate import average, ladder, optimum
 from ..steps.importance import Batch, imprint, rank
 from ..steps.layers import find_layers, frozen
+from ..steps.levels import TrainedOnLevels
 from ..steps.sides import why_kept
 from ..steps.survey import scores_of
 from ..steps.train import TrainedMethod
 
 
 @dataclass(frozen=True)
-class Imprinted(TrainedMethod):
+class Imprinted(TrainedOnLevels):
     """`average_bits` per weight over all quantised layers, each on one of `rungs`, with the levels of `base`."""
 
     reference: ClassVar[str] = """@inproceedings{elkerdawy2020imprinting,
@@ -65,8 +66,9 @@ class Imprinted(TrainedMethod):
         """Which levels of `quantizers.bases`."""
         return self.base
 
-    def plan(self, network: nn.Module, source: TensorSource, task: Task) -> tuple[TrainedMethod, Mapping[str, Any]]:
+    def plan(self, network: nn.Module, job: Job) -> tuple[TrainedMethod, Mapping[str, Any]]:
         """The bits of every layer, from its score. **Raises** `BudgetError`, `InputError`."""
+        source, (_, task) = job.source, job.network_and_task(self.name, "trains")
         if self.layer_bits:
             return self, {}
         batches = list(task.split("calibration"))

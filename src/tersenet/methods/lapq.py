@@ -26,7 +26,7 @@ from scipy.optimize import minimize
 from torch import nn
 
 from ..core.fields import Within, check_widths
-from ..core.method import Method, RunFolder, TensorSource
+from ..core.method import Job, Method, TensorSource
 from ..core.model import CompressedModel, KeptTensor, Piece
 from ..core.task import Task
 from ..errors import InputError, UsageError
@@ -136,16 +136,10 @@ class Lapq(Method):
         """Every evaluation runs all calibration images."""
         return self.samples * {"minmax": 2.0, "l2": 2.0, "lp": 40.0}.get(self.search, 40.0 + self.evaluations)
 
-    def compress(
-        self,
-        source: TensorSource,
-        module: nn.Module | None = None,
-        task: Task | None = None,
-        run: RunFolder | None = None,
-    ) -> Iterator[Piece]:
+    def compress(self, job: Job) -> Iterator[Piece]:
         """Every tensor, quantised or kept, and the rounding of inputs. **Raises** `UsageError`, `InputError`."""
-        if module is None or task is None:
-            raise UsageError("lapq calibrates: give the network's code (module=) and data (task=)")
+        source = job.source
+        module, task = job.network_and_task("lapq", "calibrates")
         if self.equalise or self.bn == "fold":
             source = rewritten(source, module, calibration(task, 2)[0][0], self.equalise)
             module = source.module

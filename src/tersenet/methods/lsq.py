@@ -12,11 +12,11 @@ Needs the network's code and training data.
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ..steps.train import TrainedMethod
+from ..steps.levels import TrainedOnLevels
 
 
 @dataclass(frozen=True)
-class Lsq(TrainedMethod):
+class Lsq(TrainedOnLevels):
     """Learned step size quantization with `bits` bits (2 to 8; 32: full precision, the control)."""
 
     reference: ClassVar[str] = """@inproceedings{esser2020lsq,

@@ -14,13 +14,12 @@ from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..core.fields import Within, check_widths
 from ..core.grid import Uniform
-from ..core.method import Method, RunFolder, TensorSource
+from ..core.method import Job, Method
 from ..core.model import Piece, QTensor
-from ..core.task import Task
 from ..errors import UsageError
 from ..steps.fold import rewritten
 from ..steps.sides import LARGEST, check_finite, keep, prepare_batch_norm, why_kept
@@ -101,14 +100,9 @@ class Rtn(Method):
             raise UsageError('equalise=True needs batch norm folded: give bn="fold" ("keep" for a network without any)')
         check_widths(self.layer_bits, 1, 8)
 
-    def compress(
-        self,
-        source: TensorSource,
-        module: nn.Module | None = None,
-        task: Task | None = None,
-        run: RunFolder | None = None,
-    ) -> Iterator[Piece]:
+    def compress(self, job: Job) -> Iterator[Piece]:
         """Every tensor of `source`, rounded or kept, in order; `module` only tells how it may be rewritten."""
+        source, module = job.source, job.module
         rewrites = self.equalise or self.bn == "fold"
         source = (
             rewritten(source, module, None, self.equalise) if rewrites else prepare_batch_norm(source, self.bn, module)

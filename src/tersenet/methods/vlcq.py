@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core.fields import Seed, Within
-from ..core.method import Method, RunFolder, TensorSource
+from ..core.method import Job, Method, TensorSource
 from ..core.model import CompressedModel, Entry, KeptTensor, Piece
 from ..core.task import Task
 from ..errors import BudgetError, UsageError
@@ -84,20 +84,13 @@ class Vlcq(Method):
         """Inputs are synthesised or tuned on, and seen by every layer three times."""
         return self.images * (100.0 + 3 * (self.tune if self.calibrate else self.synthesis_steps))
 
-    def compress(
-        self,
-        source: TensorSource,
-        module: nn.Module | None = None,
-        task: Task | None = None,
-        run: RunFolder | None = None,
-    ) -> Iterator[Piece]:
+    def compress(self, job: Job) -> Iterator[Piece]:
         """Every tensor, quantised to the budget or kept. **Raises** `BudgetError` if the budget cannot be met."""
-        yield from self.prepared(source, module, task)(self)
+        yield from self.prepared(job)(self)
 
-    def prepared(
-        self, source: TensorSource, module: nn.Module | None, task: Task | None
-    ) -> Callable[[Method], Iterator[Piece]]:
+    def prepared(self, job: Job) -> Callable[[Method], Iterator[Piece]]:
         """Inputs, sensitivities and units of steps, measured once for all rates."""
+        source, module, task = job.source, job.module, job.task
         if self.calibrate and (task is None or module is None):
             raise UsageError("calibrate=True needs the network's code (module=) and a calibration split (task=)")
         original, source = source, prepare_batch_norm(source, self.bn, module)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from ..core.activation import Activation
 from ..core.levels import Levels
 from .project import SMALLEST, project_clipped, some_of, stored_scale
+from .quantizer import ParamGroup
 
 Range = Literal["lsq", "rcf", "pact", "minmax", "ema", "percentile", "mse"]
 LEARNED = ("lsq", "rcf", "pact")
@@ -78,7 +79,7 @@ class InputQuantizer(nn.Module):
         self.levels = levels_for(False)
         self.per = self.factor = 1.0
         self.fp16 = True
-        self.lr_factor, self.decays = (2.5 if kind == "rcf" else 1.0), kind in ("rcf", "pact")  # for the optimizer
+        self.lr_factor, self.decays = (2.5 if kind == "rcf" else 1.0), kind in ("rcf", "pact")
         self.scale = nn.Parameter(torch.ones(()), requires_grad=kind in LEARNED)
 
     def settle(self) -> None:
@@ -100,6 +101,11 @@ class InputQuantizer(nn.Module):
             self.observer.see(inputs)
             return inputs
         return project_clipped(inputs.float(), self._stored(), self.levels, self.kind == "pact")
+
+    def param_groups(self, lr: float, weight_decay: float) -> list[ParamGroup]:
+        """The scale, with its own rate; clips decay, steps do not."""
+        decay = weight_decay if self.decays else 0.0
+        return [{"params": [self.scale], "lr": lr * self.lr_factor, "weight_decay": decay}]
 
     def freeze(self) -> Activation:
         """The same rounding, as a fact."""

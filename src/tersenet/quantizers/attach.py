@@ -1,7 +1,7 @@
 """Attaching quantizers to a network, and taking the compressed tensors out again."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ from ..core.activation import Activation
 from ..core.model import QTensor
 from ..errors import InputError
 from .activation import InputQuantizer, round_inputs
-from .quantizer import Quantizer
+from .quantizer import ParamGroup, Quantizer
 
 
 def owner_of(module: nn.Module, name: str) -> tuple[nn.Module, str]:
@@ -26,6 +26,25 @@ def attach_weights(module: nn.Module, quantizers: Mapping[str, Quantizer], alias
     for name, of in names.items():
         part, leaf = owner_of(module, name)
         parametrize.register_parametrization(part, leaf, quantizers[of], unsafe=True)
+        if name != of:
+            _share_latents(_chain(module, of), _chain(module, name))
+
+
+def _chain(module: nn.Module, name: str) -> parametrize.ParametrizationList:
+    part, leaf = owner_of(module, name)
+    chain = part.parametrizations[leaf]  # type: ignore[index]
+    assert isinstance(chain, parametrize.ParametrizationList)
+    return chain
+
+
+def _latents(chain: parametrize.ParametrizationList) -> dict[str, Tensor]:
+    names = ["original"] if chain.is_tensor else [f"original{index}" for index in range(chain.ntensors)]
+    return {name: getattr(chain, name) for name in names}
+
+
+def _share_latents(of: parametrize.ParametrizationList, with_: parametrize.ParametrizationList) -> None:
+    for name, latent in _latents(of).items():
+        setattr(with_, name, latent)
 
 
 def attach_inputs(module: nn.Module, quantizers: Mapping[str, InputQuantizer], batches: Iterable[Any]) -> None:
@@ -55,36 +74,76 @@ def attach_inputs(module: nn.Module, quantizers: Mapping[str, InputQuantizer], b
         quantizer.settle()
 
 
-def quantizers(module: nn.Module) -> Iterator[tuple[str, Quantizer, Tensor]]:
-    """Name, quantizer and latent weight of every quantised weight, each once."""
+class Attached(NamedTuple):
+    """A quantised tensor: its name, its quantizer, and the latents that are trained in its place."""
+
+    name: str
+    quantizer: Quantizer
+    latents: tuple[Tensor, ...]
+
+
+def quantizers(module: nn.Module) -> Iterator[Attached]:
+    """Every quantised tensor once; of tied ones the first."""
     seen: set[int] = set()
+    for found in _all(module):
+        if id(found.quantizer) not in seen:
+            seen.add(id(found.quantizer))
+            yield found
+
+
+def _all(module: nn.Module) -> Iterator[Attached]:
+    """Every quantised tensor, tied ones under each of their names."""
     for path, part in module.named_modules():
-        if not isinstance(part, nn.Module) or not parametrize.is_parametrized(part):
+        if not parametrize.is_parametrized(part):
             continue
-        for leaf, chain in part.parametrizations.items():  # type: ignore[operator, union-attr]
-            for quantizer in chain:
-                if isinstance(quantizer, Quantizer) and id(quantizer) not in seen:
-                    seen.add(id(quantizer))
-                    yield f"{path}.{leaf}" if path else leaf, quantizer, chain.original
+        for leaf, chain in part.parametrizations.items():
+            if isinstance(chain[0], Quantizer):
+                yield Attached(f"{path}.{leaf}" if path else leaf, chain[0], tuple(_latents(chain).values()))
 
 
 def penalty(module: nn.Module) -> Tensor:
     """The sum of what all quantizers of `module` add to the training loss (a scalar)."""
     total = torch.zeros(())
-    for _, quantizer, latent in quantizers(module):
-        total = total.to(latent.device) + quantizer.penalty(latent)
+    for found in quantizers(module):
+        total = total.to(found.latents[0].device) + found.quantizer.penalty(*found.latents)
     return total
 
 
 def anneal(module: nn.Module, progress: float, rate: float) -> None:
     """Tell every quantizer how much of the training is done (0 to 1), and the learning rate."""
-    for _, quantizer, _ in quantizers(module):
-        quantizer.anneal(progress, rate)
+    for found in quantizers(module):
+        found.quantizer.anneal(progress, rate)
+
+
+def after_step(module: nn.Module) -> None:
+    """Let every quantizer project its latents, which the optimizer has just changed."""
+    with torch.no_grad():
+        for found in quantizers(module):
+            found.quantizer.after_step(*found.latents)
+
+
+def param_groups(module: nn.Module, lr: float, weight_decay: float) -> list[ParamGroup]:
+    """Groups for a `torch.optim.Optimizer`: everything in `module` that is trained, each once, with the rate and the
+    weight decay that its quantizer asks for."""
+    special: list[ParamGroup] = []
+    for found in quantizers(module):
+        special += found.quantizer.param_groups(found.latents, lr, weight_decay)
+    for part in module.modules():
+        if isinstance(part, InputQuantizer):
+            special += part.param_groups(lr, weight_decay)
+    taken = {id(parameter) for group in special for parameter in group["params"]}
+    others = [parameter for parameter in module.parameters() if id(parameter) not in taken]
+    merged: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for group in [{"params": others, "lr": lr, "weight_decay": weight_decay}, *special]:
+        trained = [parameter for parameter in group["params"] if parameter.requires_grad]
+        if trained:
+            merged.setdefault((group["lr"], group["weight_decay"]), []).extend(trained)
+    return [{"params": found, "lr": rate, "weight_decay": decay} for (rate, decay), found in merged.items()]
 
 
 def frozen_weights(module: nn.Module) -> dict[str, QTensor]:
     """Every quantised weight by name, as codes on its grid."""
-    return {name: quantizer.freeze(latent) for name, quantizer, latent in quantizers(module)}
+    return {found.name: found.quantizer.freeze(*found.latents) for found in quantizers(module)}
 
 
 def frozen_inputs(module: nn.Module) -> dict[str, Activation]:
@@ -98,21 +157,33 @@ def frozen_inputs(module: nn.Module) -> dict[str, Activation]:
 
 def average_bits(module: nn.Module) -> float:
     """The mean width of the codes of all quantised weights, in bits (32 if there are none)."""
-    sizes = [(latent.numel(), quantizer.bits) for _, quantizer, latent in quantizers(module)]
+    sizes = [(found.quantizer.shape.numel(), found.quantizer.bits) for found in quantizers(module)]
     return sum(count * bits for count, bits in sizes) / sum(count for count, _ in sizes) if sizes else 32.0
 
 
+@torch.no_grad()
 def latent_state(module: nn.Module) -> dict[str, Tensor]:
-    """The state dict of the network without its quantizers, weights latent and in fp32, under their own names."""
-    found = {}
-    for name, value in module.state_dict().items():
-        if ".tersenet_input." in f".{name}":
-            continue
-        path, mark, rest = name.partition("parametrizations.")
-        if mark:
-            leaf, _, kind = rest.partition(".")
-            if kind != "original":
-                continue
-            name = path + leaf
-        found[name] = value
-    return found
+    """The state dict of the network without its quantizers, in full precision, weights under their own names."""
+    found = {
+        name: value
+        for name, value in module.state_dict().items()
+        if ".tersenet_input." not in f".{name}" and ".parametrizations." not in f".{name}"
+    }
+    return found | {each.name: each.quantizer.to_weight(*each.latents) for each in _all(module)}
+
+
+def detach(module: nn.Module) -> None:
+    """Take every quantizer out of `module` again: an ordinary network, in full precision as trained so far."""
+    restored: dict[int, nn.Parameter] = {}  # tied names share one again
+    for found in list(_all(module)):
+        part, leaf = owner_of(module, found.name)
+        weight = found.quantizer.to_weight(*found.latents).detach().clone()
+        parametrize.remove_parametrizations(part, leaf)
+        trained = any(latent.requires_grad for latent in found.latents)
+        setattr(part, leaf, restored.setdefault(id(found.quantizer), nn.Parameter(weight, requires_grad=trained)))
+    for part in list(module.modules()):
+        if isinstance(getattr(part, "tersenet_input", None), InputQuantizer):
+            del part.tersenet_input
+            hooks = part._forward_pre_hooks
+            for key in [key for key, hook in hooks.items() if hook is round_inputs]:
+                del hooks[key]

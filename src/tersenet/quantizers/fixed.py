@@ -50,7 +50,7 @@ class MixedFixedPoint(Quantizer):
             self.integer.copy_(1 + top.log2().ceil())
             self.widths.copy_(widths)
 
-    def forward(self, latent: Tensor) -> Tensor:
+    def forward(self, latent: Tensor) -> Tensor:  # type: ignore[override]
         """The rounded weight, exact in its original dtype or rounded to it."""
         with torch.no_grad():
             codes, step = self._codes(latent)
@@ -59,7 +59,7 @@ class MixedFixedPoint(Quantizer):
         out: Tensor = _Straight.apply(latent, values)  # type: ignore[no-untyped-call]
         return out
 
-    def freeze(self, latent: Tensor) -> QTensor:
+    def freeze(self, latent: Tensor) -> QTensor:  # type: ignore[override]
         """Codes in units of the finest step among weights that are not 0."""
         with torch.no_grad():
             codes, _ = self._codes(latent)

@@ -9,7 +9,7 @@ from ..core.levels import Levels
 from ..core.model import QTensor
 from .oscillation import Freezer, dampening
 from .project import LARGEST, SMALLEST, Rule, noisy, project, stored_scale
-from .quantizer import Quantizer
+from .quantizer import ParamGroup, Quantizer
 
 CANDIDATES = 64  # clips that a least-squares search tries
 
@@ -70,7 +70,7 @@ class LearnedScale(Quantizer):
         self.levels, self.rule, self.axis, self.normalise = levels, rule, axis, normalise
         self.per, self.gradient_factor, self.remedy = per, gradient_factor, remedy
         self.dtype, self.bits = weight.dtype, (levels.count - 1).bit_length()
-        self.lr_factor, self.decays = 1.0, False  # for the optimizer
+        self.lr_factor, self.decays = 1.0, False  # of the scale, against those of the weights
         self.scale = torch.nn.Parameter(parameter.detach().float().reshape(unit_shape(weight, axis)))
         with torch.no_grad():
             self.fp16 = True
@@ -80,7 +80,12 @@ class LearnedScale(Quantizer):
             moved, scale, offset, _ = self._prepared(weight.float())
             self.freezer = Freezer(levels.nearest(moved / scale)) if remedy == "freeze" else None
 
-    def forward(self, latent: Tensor) -> Tensor:
+    def param_groups(self, latents: tuple[Tensor, ...], lr: float, weight_decay: float) -> list[ParamGroup]:
+        """The scale, with a rate of its own and by default without weight decay."""
+        decay = weight_decay if self.decays else 0.0
+        return [{"params": [self.scale], "lr": lr * self.lr_factor, "weight_decay": decay}]
+
+    def forward(self, latent: Tensor) -> Tensor:  # type: ignore[override]
         """The quantised weight, in fp32 values that its original dtype holds."""
         moved, scale, offset, deviation = self._prepared(latent)
         if self.freezer is not None:
@@ -94,7 +99,7 @@ class LearnedScale(Quantizer):
             value = value + offset
         return value if self.dtype == torch.float32 else value.to(self.dtype).to(torch.float32)
 
-    def freeze(self, latent: Tensor) -> QTensor:
+    def freeze(self, latent: Tensor) -> QTensor:  # type: ignore[override]
         """Codes, with scales (and offsets) as stored."""
         with torch.no_grad():
             moved, scale, offset, _ = self._prepared(latent)
@@ -107,7 +112,7 @@ class LearnedScale(Quantizer):
             assert parts[0] is not None
             return QTensor(codes, self.levels.grid(parts[0], parts[1], self.axis), self.dtype)
 
-    def penalty(self, latent: Tensor) -> Tensor:
+    def penalty(self, latent: Tensor) -> Tensor:  # type: ignore[override]
         """Dampening, if it is the remedy."""
         if self.remedy != "dampen":
             return super().penalty(latent)

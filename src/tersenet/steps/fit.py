@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 from typing import Any, cast
@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from ..core.task import Task
 from ..errors import InputError, TrainingError
 from ..progress import progress
+from ..quantizers.attach import after_step, anneal, param_groups, penalty
 from .evaluate import checked_batch, evaluate
 from .processes import Processes
 from .randomness import random_state, restore, seed_all, seeded
@@ -40,99 +41,154 @@ class Schedule:
     compile: bool = False
 
 
+def make_optimizer(module: nn.Module, schedule: Schedule) -> torch.optim.Optimizer:
+    """SGD with momentum 0.9, or AdamW, over everything in `module` that is trained; its quantizers' parameters learn
+    and decay as these ask."""
+    groups = [
+        {**group, "factor": group["lr"], "lr": schedule.lr * group["lr"]}
+        for group in param_groups(module, 1.0, schedule.weight_decay)
+    ]
+    if schedule.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=schedule.lr)
+    return torch.optim.SGD(groups, lr=schedule.lr, momentum=MOMENTUM)
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """What a method does of its own while its network is trained."""
+
+    make_optimizer: Callable[[nn.Module, Schedule], torch.optim.Optimizer] = make_optimizer
+    on_epoch: Callable[[nn.Module, int, torch.optim.Optimizer], None] = lambda network, epoch, optimizer: None
+    after_step: Callable[[nn.Module], None] = lambda network: None
+
+
+@dataclass(frozen=True)
+class Session:
+    """How a training is called, where it runs, and what is kept of it.
+
+    With `run`, checkpoints go there every few minutes: `around` plus model, optimizer, step and random states; `saved`
+    is such a checkpoint to go on from. `teacher` gives the outputs that `Schedule.distill` is about.
+    """
+
+    title: str = "training"
+    processes: Processes = field(default_factory=Processes)
+    run: Run | None = None
+    around: Mapping[str, Any] = field(default_factory=dict)
+    saved: Mapping[str, Any] | None = None
+    teacher: nn.Module | None = None
+
+
 @seeded(0)  # every epoch has its own seed
 def fit(
-    module: nn.Module,
-    task: Task,
-    schedule: Schedule,
-    *,
-    penalty: Callable[[], Tensor],
-    anneal: Callable[[float, float], None],
-    title: str = "training",
-    teacher: nn.Module | None = None,
-    processes: Processes | None = None,
-    run: Run | None = None,
-    around: Mapping[str, Any] | None = None,
-    saved: Mapping[str, Any] | None = None,
+    module: nn.Module, task: Task, schedule: Schedule, hooks: Hooks | None = None, session: Session | None = None
 ) -> None:
-    """Train `module` in place on the `train` split, minimising `task.loss + penalty()`.
+    """Train `module` in place on the `train` split, minimising `task.loss` and the penalties of its quantizers.
 
-    `anneal(progress in [0, 1], rate)` is called before every step; the rate is what a lasting gradient moves a weight
-    per step: the learning rate over 1 - momentum. With `run`, checkpoints go there every few minutes: `around` plus
-    model, optimizer, step and random states; `saved` is such a checkpoint to go on from, and the result is that of a
-    training that never stopped, bit for bit on a CPU, if the batches depend on nothing but the global generators of
-    torch, Python and numpy (not on a generator that a data loader keeps to itself). `teacher` gives the outputs that
-    `schedule.distill` is about. Parts of the module may have `lr_factor` (of their own parameters) and `decays`
-    (False: no weight decay).
+    Before every step the quantizers are told the progress (0 to 1) and what a lasting gradient moves a weight per
+    step: the learning rate over 1 - momentum. A training that goes on from a checkpoint gives the result of one that
+    never stopped, bit for bit on a CPU, if the batches depend on nothing but the global generators of torch, Python and
+    numpy (not on a generator that a data loader keeps to itself).
 
     **Raises** `InputError` for an empty split, labels out of range; `TrainingError` for a loss or a gradient that is
     not finite, before it changes a weight.
     """
-    processes = processes or Processes()
-    batches = task.split("train")
-    per_epoch = _count(batches) // processes.count
-    if per_epoch == 0:
-        raise InputError("the train split of the task is empty: give it at least one batch for every process")
-    optimizer, total, step = _optimizer(module, schedule), schedule.epochs * per_epoch, 0
-    if saved is not None:
-        module.load_state_dict(saved["model"])
-        optimizer.load_state_dict(saved["optimizer"])
-        step = saved["step"]
-    runner = processes.wrap(cast(nn.Module, torch.compile(module)) if schedule.compile else module)
-    parameters = [p for p in module.parameters() if p.requires_grad]
+    _Loop(module, task, schedule, hooks or Hooks(), session or Session()).run()
 
-    def checkpoint() -> None:
-        if run is not None and processes.rank == 0:
-            state = {"model": module.state_dict(), "optimizer": optimizer.state_dict(), "step": step}
-            run.save({**(around or {}), **state, "random": random_state()})
 
-    module.train()
-    if saved is None:
-        checkpoint()
-    while step < total:
-        epoch, skip = divmod(step, per_epoch)
-        seed_all(schedule.seed * 1_000_003 + epoch)
-        shared = islice(processes.share(batches), per_epoch)
+class _Loop:
+    """The state of one training: the optimizer and the number of steps made of `total`."""
+
+    def __init__(self, module: nn.Module, task: Task, schedule: Schedule, hooks: Hooks, session: Session) -> None:
+        self.module, self.task, self.schedule, self.hooks, self.session = module, task, schedule, hooks, session
+        self.processes = session.processes
+        self.batches = task.split("train")
+        self.per_epoch = _count(self.batches) // self.processes.count
+        if self.per_epoch == 0:
+            raise InputError("the train split of the task is empty: give it at least one batch for every process")
+        self.total, self.done = schedule.epochs * self.per_epoch, 0
+        self.optimizer = hooks.make_optimizer(module, schedule)
+        for group in self.optimizer.param_groups:
+            group.setdefault("factor", group["lr"] / schedule.lr)
+        if session.saved is not None:
+            module.load_state_dict(session.saved["model"])
+            self.optimizer.load_state_dict(session.saved["optimizer"])
+            self.done = session.saved["step"]
+        compiled = cast(nn.Module, torch.compile(module)) if schedule.compile else module
+        self.runner = self.processes.wrap(compiled)
+        self.parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        self.keeps = session.run if self.processes.rank == 0 else None
+
+    def run(self) -> None:
+        """All epochs from where it is, then evaluation mode."""
+        self.module.train()
+        if self.session.saved is None:
+            self._checkpoint()
+        while self.done < self.total:
+            self._epoch(*divmod(self.done, self.per_epoch))
+        anneal(self.module, 1.0, 0.0)
+        self.module.eval()
+
+    def _epoch(self, epoch: int, skip: int) -> None:
+        """The rest of an epoch of which `skip` steps are made already."""
+        seed_all(self.schedule.seed * 1_000_003 + epoch)
+        shared = islice(self.processes.share(self.batches), self.per_epoch)
         for _ in range(skip):
             next(shared)
-        if skip and saved is not None:
-            restore(saved["random"])
+        if not skip:
+            self.hooks.on_epoch(self.module, epoch, self.optimizer)
+        elif self.session.saved is not None:
+            restore(self.session.saved["random"])
+        before = self.done
         for batch in shared:
-            inputs, targets = checked_batch(batch, "train")
-            rate = schedule.lr * (1 + math.cos(math.pi * step / total)) / 2
-            for group in optimizer.param_groups:
-                group["lr"] = rate * group["factor"]
-            anneal(step / total, rate / (1 - MOMENTUM) if schedule.optimizer == "sgd" else rate)
-            targets = targets.to(processes.device)
-            outputs = _forward(runner, inputs, processes)
-            _check_labels(task, outputs, targets)
-            loss = task.loss(outputs, targets)
-            if teacher is not None:
-                with torch.no_grad():
-                    wanted = _forward(teacher, inputs, processes)
-                loss = (1 - schedule.distill) * loss + schedule.distill * distance(outputs, wanted)
-            (loss + penalty()).backward()
-            score = float(task.metric(outputs.detach(), targets).float().mean())
-            lost = float(processes.mean(loss.detach()))
-            norm = nn.utils.clip_grad_norm_(parameters, schedule.clip or math.inf)
-            if not (math.isfinite(lost) and math.isfinite(float(norm))):
-                raise TrainingError(_not_finite(lost, step, total, run))
-            optimizer.step()
-            optimizer.zero_grad()
-            step += 1
-            if run is not None and processes.rank == 0 and step % max(1, per_epoch // 20) == 0:
-                run.log(step, **{"loss": lost, "train score": score, "learning rate": rate})
-            done = f"{title}, epoch {epoch + 1}/{schedule.epochs}, loss {lost:.3f}, train {score:.3f}"
-            progress(done, step, total)
-            if run is not None and run.due:
-                checkpoint()
-        if step == epoch * per_epoch + skip:
+            lost, score = self._step(*checked_batch(batch, "train"))
+            progress(f"{self.session.title}, epoch {epoch + 1}/{self.schedule.epochs}, loss {lost:.3f}, "
+                     f"train {score:.3f}", self.done, self.total)  # fmt: skip
+            if self.session.run is not None and self.session.run.due:
+                self._checkpoint()
+        if self.done == before:
             raise InputError("the train split gave no batch: it must be iterable again and again, not an iterator")
-        if task.validation is not None and run is not None and processes.rank == 0:
-            run.log(step, validation=_validate(module, task))
-            checkpoint()
-    anneal(1.0, 0.0)
-    module.eval()
+        if self.task.validation is not None and self.keeps is not None:
+            self.keeps.log(self.done, validation=_validate(self.module, self.task))
+            self._checkpoint()
+
+    def _step(self, inputs: Tensor, targets: Tensor) -> tuple[float, float]:
+        """One step; the loss, and the score on the batch."""
+        rate = self.schedule.lr * (1 + math.cos(math.pi * self.done / self.total)) / 2
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate * group["factor"]
+        momentum = self.optimizer.param_groups[0].get("momentum", 0.0)
+        anneal(self.module, self.done / self.total, rate / (1 - momentum))
+        targets = targets.to(self.processes.device)
+        outputs = _forward(self.runner, inputs, self.processes)
+        _check_labels(self.task, outputs, targets)
+        loss = self._loss(outputs, inputs, targets)
+        (loss + penalty(self.module)).backward()
+        score = float(self.task.metric(outputs.detach(), targets).float().mean())
+        lost = float(self.processes.mean(loss.detach()))
+        norm = nn.utils.clip_grad_norm_(self.parameters, self.schedule.clip or math.inf)
+        if not (math.isfinite(lost) and math.isfinite(float(norm))):
+            raise TrainingError(_not_finite(lost, self.done, self.total, self.session.run))
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        after_step(self.module)
+        self.hooks.after_step(self.module)
+        self.done += 1
+        if self.keeps is not None and self.done % max(1, self.per_epoch // 20) == 0:
+            self.keeps.log(self.done, **{"loss": lost, "train score": score, "learning rate": rate})
+        return lost, score
+
+    def _loss(self, outputs: Tensor, inputs: Tensor, targets: Tensor) -> Tensor:
+        loss, teacher, share = self.task.loss(outputs, targets), self.session.teacher, self.schedule.distill
+        if teacher is None:
+            return loss
+        with torch.no_grad():
+            wanted = _forward(teacher, inputs, self.processes)
+        return (1 - share) * loss + share * distance(outputs, wanted)
+
+    def _checkpoint(self) -> None:
+        if self.keeps is not None:
+            state = {"model": self.module.state_dict(), "optimizer": self.optimizer.state_dict(), "step": self.done}
+            self.keeps.save({**self.session.around, **state, "random": random_state()})
 
 
 def _forward(runner: nn.Module, inputs: Tensor, processes: Processes) -> Tensor:
@@ -178,24 +234,6 @@ def _check_labels(task: Task, outputs: Tensor, targets: Tensor) -> None:
                 f"the train split has labels from {low} to {high}, but the network has {classes} outputs "
                 f"(labels 0 to {classes - 1}): correct the task or the network"
             )
-
-
-def _optimizer(module: nn.Module, schedule: Schedule) -> torch.optim.Optimizer:
-    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
-    seen: set[nn.Parameter] = set()
-    for part in module.modules():
-        kind = (getattr(part, "lr_factor", 1.0), getattr(part, "decays", True))
-        for parameter in part.parameters(recurse=False):
-            if parameter.requires_grad and parameter not in seen:
-                seen.add(parameter)
-                groups.setdefault(kind, []).append(parameter)
-    listed = [
-        {"params": found, "factor": factor, "weight_decay": schedule.weight_decay if decays else 0.0}
-        for (factor, decays), found in groups.items()
-    ]
-    if schedule.optimizer == "adamw":
-        return torch.optim.AdamW(listed, lr=schedule.lr)
-    return torch.optim.SGD(listed, lr=schedule.lr, momentum=MOMENTUM)
 
 
 def inputs_of(batches: Iterable[Any], device: torch.device) -> Iterator[Tensor]:

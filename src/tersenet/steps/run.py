@@ -14,7 +14,7 @@ import torch
 import xxhash
 from torch import nn
 
-from ..core.method import Method, RunFolder, TensorSource
+from ..core.method import Job, Method
 from ..errors import InputError, KeyMismatchError, OutputError, UsageError
 from ..files.atomic import replacing_file
 from ..files.lock import locked
@@ -120,14 +120,15 @@ def open_run(folder: str | Path, identity: Mapping[str, Any], resume: bool) -> I
 
 
 @contextmanager
-def run_of(method: Method, source: TensorSource, given: RunFolder | None) -> Iterator[Run | None]:
+def run_of(method: Method, job: Job) -> Iterator[Run | None]:
     """The folder of a method's training on a checkpoint; None if nothing is to be kept. **Raises** as `open_run`."""
+    given = job.run
     if given is not None and given.start is not None and not given.start.exists():
         raise UsageError(f"start={str(given.start)!r}: there is nothing")
     if given is None or given.folder is None:
         yield None
         return
-    identity = {"method": method.name, **asdict(method), "input": source.digest(), "start": str(given.start)}
+    identity = {"method": method.name, **asdict(method), "input": job.source.digest(), "start": str(given.start)}
     with open_run(given.folder, identity, given.resume) as run:
         yield run
 

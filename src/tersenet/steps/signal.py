@@ -18,7 +18,7 @@ Part = tuple[str, MixedFixedPoint, Tensor]  # name, quantizer, latent weight
 def parts(module: nn.Module) -> list[Part]:
     """Every parameter whose weights get widths by their signal, in the module's order."""
     found = attach.quantizers(module)
-    return [(name, q, latent) for name, q, latent in found if isinstance(q, MixedFixedPoint) and not q.pinned]
+    return [(name, q, latents[0]) for name, q, latents in found if isinstance(q, MixedFixedPoint) and not q.pinned]
 
 
 def record(module: nn.Module) -> None:

@@ -1,131 +1,141 @@
-"""What all methods that train have in common: which tensors, attaching, stages, the loop, and the way out.
+"""What all methods that train have in common: attaching, phases, the loop, its checkpoints, and what is yielded.
 
-A method adds its levels and how a weight is scaled; the rest is here, so that rows of a table differ in the method
-only.
+A method states what is its own in hooks; the rest is here, so that rows of a table differ in the method only.
 """
 
 import warnings
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
 from itertools import islice
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
-from ..core.fields import Seed, Within, check_widths
-from ..core.method import Method, RunFolder, TensorSource
+from ..core.fields import Seed, Within
+from ..core.method import Job, Method, TensorSource
 from ..core.model import Finding, KeptTensor, Piece, TensorSpec
 from ..core.task import Task
 from ..errors import InputError, UsageError
 from ..quantizers import attach
-from ..quantizers.activation import InputQuantizer, Range
-from ..quantizers.bases import BASES, Base, FirstClip, eight_bits
-from ..quantizers.estimators import RULES, Estimator
-from ..quantizers.project import Rule
+from ..quantizers.activation import InputQuantizer
 from ..quantizers.quantizer import Quantizer
-from ..quantizers.weight import Remedy
 from .batchnorm import reestimate
-from .fit import Schedule, fit, inputs_of, samples
-from .layers import BATCH_NORMS, Layer, find_layers, frozen
+from .fit import Schedule, make_optimizer, samples
+from .layers import Layer, find_layers, frozen
+from .phases import Phase, Training
 from .processes import Processes
-from .randomness import seeded
 from .run import begin_with, run_of
-from .sides import batch_norms, check_finite, keep, pair, why_kept
+from .sides import BN_PARTS, batch_norms, check_finite, keep, pair, why_kept
 
 CALIBRATION_BATCHES = 8
-FULL = 32  # bits from which on nothing is quantised
+
+
+@dataclass(frozen=True)
+class Target:
+    """A tensor to quantise: its name, shape, dtype and channel axis, whether it belongs to the first or last layer,
+    and whether a batch norm of its own follows its layer."""
+
+    name: str
+    spec: TensorSpec
+    first_or_last: bool
+    normed: bool
 
 
 @dataclass(frozen=True)
 class TrainedMethod(Method):
-    """Quantization-aware training: `epochs` at `bits` per weight and `act_bits` per layer input (32: not quantised).
+    """A method that trains: `epochs` from the learning rate `lr` to 0, gradients clipped to norm `clip_grad` (0: not).
 
-    The first and the last layer get 8-bit weights and unquantised inputs (`ends`: "8"), stay as they are ("keep"), or
-    are treated like the others ("same"). `stages` are numbers of bits that are trained before, each for as many epochs
-    (progressive initialisation). `range` says how input ranges are found: learned ("lsq", "rcf", "pact") or observed
-    ("minmax", "ema", "percentile", "mse"). `distill` is the share of the loss that is the distance to the outputs of
-    the network before compression. `estimator` is the gradient rule of weights, `remedy` works against oscillation.
+    `distill` is the share of the loss that is the distance to the outputs of the network before compression.
     """
 
     needs: ClassVar[str] = "training"
 
-    bits: Annotated[int, Within(2, 8, also=32)] = 4
-    act_bits: Annotated[int, Within(2, 8, also=32)] = 32
     epochs: Annotated[int, Within(least=0)] = 10
     lr: Annotated[float, Within(above=0)] = 0.01
     weight_decay: Annotated[float, Within(least=0)] = 1e-4
     optimizer: Literal["sgd", "adamw"] = "sgd"
     clip_grad: Annotated[float, Within(least=0)] = 0.0
     distill: Annotated[float, Within(0, 1)] = 0.0
-    stages: tuple[Annotated[int, Within(2, 8, also=32)], ...] = ()
-    granularity: Literal["tensor", "channel"] = "tensor"
-    ends: Literal["8", "keep", "same"] = "8"
-    estimator: Estimator = "clipped"
-    remedy: Remedy = "none"
-    range: Range = "lsq"
     compile: bool = False
     seed: Seed = 0
 
     def check(self) -> None:
-        """Widths that the levels have; no batch norm that is folded."""
-        for bits in (self.bits, self.act_bits, *self.stages):
-            if bits != FULL:
-                self.kind.check(bits)
-        check_widths(self.layer_bits, self.kind.least, self.kind.most)
+        """No batch norm that is folded."""
         if self.bn == "fold":
             raise UsageError('bn="fold" cannot be trained: give bn="pair" or bn="keep"')
 
-    @property
     @abstractmethod
-    def levels_name(self) -> str:
-        """Which levels of `quantizers.bases`."""
+    def quantizer(self, target: Target, weight: Tensor) -> Quantizer | None:
+        """What stands in for `weight` (in its original dtype); None to leave it as it is."""
+
+    def targets(self, network: nn.Module, specs: Mapping[str, TensorSpec], layers: Sequence[Layer]) -> list[str]:
+        """The tensors that may get a quantizer: matrices from 256 elements on that are not left out."""
+        return [name for name, spec in specs.items() if why_kept(name, spec, self) is None]
+
+    def input_quantizer(self, target: Target) -> InputQuantizer | None:
+        """What rounds the input of the layer whose weight is `target`; None to leave it as it is."""
+        return None
 
     @property
-    def first(self) -> FirstClip:
-        """Where clips start, for levels that have them."""
-        return "mse"
+    def rounds_inputs(self) -> bool:
+        """Whether any layer is meant to round its input."""
+        return False
 
     @property
-    def kind(self) -> Base:
-        """The levels."""
-        return BASES[self.levels_name]
+    def full_precision(self) -> bool:
+        """Whether nothing is quantised: the control."""
+        return False
 
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """That the quantization-error-aware rules are readings."""
-        if not self.estimator.startswith("qea"):
-            return ()
-        return (
-            f"estimator {self.estimator}: a reading of Tesfai et al. 2023; the published formula was not available",
-        )
+    def plan(self, network: nn.Module, job: Job) -> tuple["TrainedMethod", Mapping[str, Any]]:
+        """The method with everything chosen that depends on the network, and what to record about it."""
+        return self, {}
 
-    @property
-    def rule(self) -> Rule:
-        """The gradient rule of weights."""
-        return RULES[self.estimator]
+    def phases(self) -> tuple[Phase, ...]:
+        """The parts of the training, in order."""
+        return (Phase(self, self.epochs, self.lr),)
 
-    @property
-    def sketch(self) -> Method:
-        """The same without training."""
-        return replace(self, epochs=0, stages=())
+    def make_optimizer(self, network: nn.Module, schedule: Schedule) -> torch.optim.Optimizer:
+        """The optimizer of a phase; its groups' learning rates fall in proportion."""
+        return make_optimizer(network, schedule)
+
+    def on_phase(self, network: nn.Module, phase: int, job: Job) -> None:
+        """Called when phase number `phase` begins, and again where it is resumed: freeze parameters, register hooks."""
+
+    def on_epoch(self, network: nn.Module, epoch: int, optimizer: torch.optim.Optimizer, job: Job) -> None:
+        """Called where an epoch of a phase begins: regroup, prune, lower precisions. What it changes has to be in
+        parameters and buffers, whose shapes stay."""
+
+    def after_step(self, network: nn.Module) -> None:
+        """Called when the optimizer has made a step (the quantizers' own `after_step` has run already)."""
+
+    def conclude(self, network: nn.Module, job: Job) -> Mapping[str, Any]:
+        """Called when all training is over: the last decisions, and what to record about them."""
+        return {}
+
+    def reason(self, name: str, spec: TensorSpec) -> str:
+        """Why a tensor without a quantizer was kept."""
+        return why_kept(name, spec, self) or "full precision"
 
     def work(self, task: Task | None) -> float:
         """Every epoch runs all training samples forward and back, twice forward where it distills."""
-        epochs = self.epochs * (len(self.stages) + 1)
-        return epochs * samples(task.split("train")) * (4 if self.distill else 3) if task and epochs else 0.0
+        epochs = sum(phase.epochs for phase in self.phases())
+        return epochs * samples(task.split("train")) * (4.0 if self.distill else 3.0) if task and epochs else 0.0
 
-    def attach(self, module: nn.Module, specs: Mapping[str, TensorSpec], inputs: Iterable[Tensor], bits: int,
-               aliases: Mapping[str, str] | None = None) -> nn.Module:  # fmt: skip
-        """Put quantizers of `bits` bits in front of the weights and inputs of `module` (in place) and set them on
-        `inputs`.
+    def attach(
+        self,
+        module: nn.Module,
+        specs: Mapping[str, TensorSpec],
+        inputs: Iterable[Tensor],
+        aliases: Mapping[str, str] | None = None,
+    ) -> nn.Module:
+        """Put quantizers in front of the weights and inputs of `module` (in place) and set them on `inputs`.
 
         **Raises** `InputError` if there is nothing to quantise, no input, or a layer that never runs; `WeightError`.
         """
-        if bits == FULL and self.act_bits == FULL:
+        if self.full_precision:
             return module
         held = list(islice(inputs, CALIBRATION_BATCHES))
         if not held:
@@ -134,146 +144,77 @@ class TrainedMethod(Method):
             raise InputError("the first training inputs have NaN or infinity: check the data")
         with frozen(module):
             layers = find_layers(module, held[0][:2])
-        names = [name for name, spec in specs.items() if why_kept(name, spec, self) is None]
-        wanted = [layer for layer in layers if layer.weight in names]
-        if not names:
-            raise InputError("no tensor of this network can be quantised (2 dimensions, 256 elements, not excluded)")
-        ends = {layer.weight for layer in (layers[0], layers[-1])} if layers and self.ends != "same" else set()
-        normed = {layer.weight for layer in wanted if layer.batch_norm}
-        if bits != FULL:
-            found = {
-                name: self._weight(module, name, specs[name], bits, name in ends, name in normed)
-                for name in names
-                if not (name in ends and self.ends == "keep")
-            }
-            attach.attach_weights(module, found, aliases or {})
+        targets = self._targets(module, specs, layers)
+        made = {name: self._quantizer(module, target) for name, target in targets.items()}
+        weights = {name: quantizer for name, quantizer in made.items() if quantizer is not None}
+        if weights:
+            attach.attach_weights(module, weights, aliases or {})
             reestimate(module, held)
-        if self.act_bits != FULL:
-            middle = [layer for layer in wanted if layer.weight not in ends]
-            if not middle:
-                warnings.warn("act_bits has no effect: no layer between the first and the last", stacklevel=2)
-            attach.attach_inputs(module, {layer.path: self._input(layer) for layer in middle}, held)
+        rounded = {
+            layer.path: self.input_quantizer(targets[layer.weight]) for layer in layers if layer.weight in targets
+        }
+        rounds = {path: quantizer for path, quantizer in rounded.items() if quantizer is not None}
+        if self.rounds_inputs and not rounds:
+            warnings.warn("act_bits has no effect: no layer between the first and the last", stacklevel=2)
+        if rounds:
+            attach.attach_inputs(module, rounds, held)
         return module
 
-    def _weight(self, module: nn.Module, name: str, spec: TensorSpec, bits: int, end: bool, normed: bool) -> Quantizer:
-        part, leaf = attach.owner_of(module, name)
+    def _targets(
+        self, module: nn.Module, specs: Mapping[str, TensorSpec], layers: Sequence[Layer]
+    ) -> dict[str, Target]:
+        names = self.targets(module, specs, layers)
+        if not names:
+            raise InputError("no tensor of this network can be quantised (all too small, left out, or frozen)")
+        ends = {layers[0].weight, layers[-1].weight} if layers else set()
+        normed = {layer.weight for layer in layers if layer.batch_norm}
+        return {name: Target(name, specs[name], name in ends, name in normed) for name in names}
+
+    def _quantizer(self, module: nn.Module, target: Target) -> Quantizer | None:
+        part, leaf = attach.owner_of(module, target.name)
         weight = getattr(part, leaf).detach()
-        check_finite(name, weight)
-        axis = spec.axis if self.granularity == "channel" else None
-        typed = weight.to(spec.dtype)
-        bits = self.bits_of(name, 8 if end else bits)
-        if end and bits == 8:
-            return eight_bits(typed, axis).to(weight.device)
-        levels = self.kind.weights(bits)
-        return self.kind.build(typed, levels, self.rule, axis, normed, self.remedy, self.first).to(weight.device)
+        check_finite(target.name, weight)
+        made = self.quantizer(target, weight.to(target.spec.dtype))
+        return None if made is None else made.to(weight.device)
 
-    def _input(self, layer: Layer) -> InputQuantizer:
-        return InputQuantizer(self.range, partial(self.kind.inputs, self.act_bits))
-
-    def compress(
-        self,
-        source: TensorSource,
-        module: nn.Module | None = None,
-        task: Task | None = None,
-        run: RunFolder | None = None,
-    ) -> Iterator[Piece]:
-        """Train a copy of `module` and yield it, quantised. **Raises** `UsageError` without module or train split."""
-        if module is None or task is None:
-            raise UsageError(f"{self.name} trains: give the network's code (module=) and data (task=)")
+    def compress(self, job: Job) -> Iterator[Piece]:
+        """Train a copy of the network and yield it, quantised. **Raises** `UsageError` without network or task."""
+        module, task = job.network_and_task(self.name, "trains")
         task.split("train")
         processes = Processes()
-        with run_of(self, source, run) as folder:
-            saved = None if folder is None else folder.state
+        with run_of(self, job) as folder:
             network = deepcopy(module).float().to(processes.device)
-            method, findings = self.plan(network, source, task)
-            teacher = deepcopy(network).eval().requires_grad_(False) if self.distill else None
-            if run is not None and run.start is not None:
-                begin_with(network, run.start)
-            stages = [*self.stages, self.bits]
-            first = 0 if saved is None else int(saved["stage"])
-            if saved is not None:
-                network.load_state_dict(saved["base"])
-            for stage in range(first, len(stages)):
-                base = {name: value.clone() for name, value in network.state_dict().items()}
-                bits, train = stages[stage], inputs_of(task.split("train"), processes.device)
-                with seeded(self.seed):
-                    method.attach(network, source.specs, train, bits, source.aliases)
-                if saved is not None and "finished" in saved:
-                    network.load_state_dict(saved["model"])
-                    network.eval()
-                    break
-                fit(
-                    network,
-                    task,
-                    self._schedule(),
-                    penalty=partial(attach.penalty, network),
-                    anneal=partial(attach.anneal, network),
-                    title=f"{self.name}, {attach.average_bits(network):.2f} bits",
-                    teacher=teacher,
-                    processes=processes,
-                    run=folder,
-                    around={"stage": stage, "base": base},
-                    saved=saved if stage == first else None,
-                )
-                if stage + 1 < len(stages):
-                    latent = attach.latent_state(network)
-                    network = deepcopy(module).float().to(processes.device)
-                    network.load_state_dict(latent)
-                    continue
-                with seeded(self.seed):
-                    finish(network, inputs_of(task.split("train"), processes.device))
-                if folder is not None and processes.rank == 0:
-                    state = {"stage": stage, "base": base, "model": network.state_dict()}
-                    folder.save({**state, "finished": attach.latent_state(network)})
-        yield from self.pieces(network, source)
-        yield from ((name, Finding(facts)) for name, facts in findings.items())
-
-    def plan(self, network: nn.Module, source: TensorSource, task: Task) -> tuple["TrainedMethod", Mapping[str, Any]]:
-        """The method with everything chosen that depends on the network, and what to record about it."""
-        return self, {}
-
-    def _schedule(self) -> Schedule:
-        return Schedule(
-            self.epochs,
-            self.lr,
-            self.weight_decay,
-            self.optimizer,
-            self.clip_grad,
-            self.distill,
-            self.seed,
-            self.compile,
-        )
+            method, facts = self.plan(network, job)
+            training = Training(method, job, network, processes, folder)
+            if job.run is not None and job.run.start is not None:
+                begin_with(network, job.run.start)
+            network = training.trained()
+        found = {**facts, **method.conclude(network, job)}
+        yield from settled(network, method.pieces(network, job.source))
+        yield from ((name, Finding(each)) for name, each in found.items())
 
     def pieces(self, network: nn.Module, source: TensorSource) -> Iterator[Piece]:
-        """The network that quantizers are attached to, as tensors and activations; what is kept is rounded in it,
-        too."""
+        """The network that quantizers are attached to, as tensors and activations; it is left as it is."""
         state = attach.latent_state(network)
         if self.bn == "pair":
             for prefix in batch_norms(source.specs, source.aliases):
                 eps = float(network.get_submodule(prefix).eps)  # type: ignore[arg-type]
-                parts = {part: state[f"{prefix}.{part}"] for part in ("weight", "bias", "running_mean", "running_var")}
+                parts = {part: state[f"{prefix}.{part}"] for part in BN_PARTS}
                 state |= {f"{prefix}.{part}": value for part, value in pair(parts, eps).items()}
         quantised = {source.aliases.get(name, name): entry for name, entry in attach.frozen_weights(network).items()}
         for name, spec in source.specs.items():
             if name in quantised:
                 yield name, quantised[name]
-                continue
-            reason = why_kept(name, spec, self) or "full precision"
-            kept = keep(state[name].detach().to("cpu", spec.dtype), reason, self.side)
-            put_back(network, name, kept)
-            yield name, kept
+            else:
+                yield name, keep(state[name].detach().to("cpu", spec.dtype), self.reason(name, spec), self.side)
         yield from attach.frozen_inputs(network).items()
 
 
-def put_back(network: nn.Module, name: str, kept: KeptTensor) -> None:
-    """Make a network compute with a tensor that is not quantised as it is stored."""
-    part, leaf = attach.owner_of(network, name)
-    with torch.no_grad():
-        getattr(part, leaf).copy_(kept.dequantize())
-
-
-def finish(network: nn.Module, train: Iterable[Tensor]) -> None:
-    """Evaluation mode, with batch norm re-estimated for the weights as they are now."""
-    network.eval()
-    if any(isinstance(part, BATCH_NORMS) for part in network.modules()):
-        reestimate(network, train)
+def settled(network: nn.Module, pieces: Iterable[Piece]) -> Iterator[Piece]:
+    """`pieces` of `network`, which from now on computes with what is kept as it is stored."""
+    for name, piece in pieces:
+        if isinstance(piece, KeptTensor):
+            part, leaf = attach.owner_of(network, name)
+            with torch.no_grad():
+                getattr(part, leaf).copy_(piece.dequantize())
+        yield name, piece

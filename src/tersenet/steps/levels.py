@@ -1,0 +1,115 @@
+"""What methods that train on a fixed set of levels have in common: bits, stages, ends, estimators, ranges of inputs."""
+
+from abc import abstractmethod
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Annotated, Literal
+
+from torch import Tensor
+
+from ..core.fields import Within, check_widths
+from ..core.method import Method
+from ..quantizers.activation import InputQuantizer, Range
+from ..quantizers.bases import BASES, Base, FirstClip, eight_bits
+from ..quantizers.estimators import RULES, Estimator
+from ..quantizers.project import Rule
+from ..quantizers.quantizer import Quantizer
+from ..quantizers.weight import Remedy
+from .phases import Phase
+from .train import Target, TrainedMethod
+
+FULL = 32  # bits from which on nothing is quantised
+
+
+@dataclass(frozen=True)
+class TrainedOnLevels(TrainedMethod):
+    """Quantization-aware training: `epochs` at `bits` per weight and `act_bits` per layer input (32: not quantised).
+
+    The first and the last layer get 8-bit weights and unquantised inputs (`ends`: "8"), stay as they are ("keep"), or
+    are treated like the others ("same"). `stages` are numbers of bits that are trained before, each for as many epochs
+    (progressive initialisation). `range` says how input ranges are found: learned ("lsq", "rcf", "pact") or observed
+    ("minmax", "ema", "percentile", "mse"). `estimator` is the gradient rule of weights, `remedy` works against
+    oscillation.
+    """
+
+    bits: Annotated[int, Within(2, 8, also=32)] = 4
+    act_bits: Annotated[int, Within(2, 8, also=32)] = 32
+    stages: tuple[Annotated[int, Within(2, 8, also=32)], ...] = ()
+    granularity: Literal["tensor", "channel"] = "tensor"
+    ends: Literal["8", "keep", "same"] = "8"
+    estimator: Estimator = "clipped"
+    remedy: Remedy = "none"
+    range: Range = "lsq"
+
+    def check(self) -> None:
+        """Widths that the levels have."""
+        for bits in (self.bits, self.act_bits, *self.stages):
+            if bits != FULL:
+                self.kind.check(bits)
+        check_widths(self.layer_bits, self.kind.least, self.kind.most)
+
+    @property
+    @abstractmethod
+    def levels_name(self) -> str:
+        """Which levels of `quantizers.bases`."""
+
+    @property
+    def first(self) -> FirstClip:
+        """Where clips start, for levels that have them."""
+        return "mse"
+
+    @property
+    def kind(self) -> Base:
+        """The levels."""
+        return BASES[self.levels_name]
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """That the quantization-error-aware rules are readings."""
+        if not self.estimator.startswith("qea"):
+            return ()
+        return (
+            f"estimator {self.estimator}: a reading of Tesfai et al. 2023; the published formula was not available",
+        )
+
+    @property
+    def rule(self) -> Rule:
+        """The gradient rule of weights."""
+        return RULES[self.estimator]
+
+    @property
+    def sketch(self) -> Method:
+        """The same without training."""
+        return replace(self, epochs=0, stages=())
+
+    @property
+    def rounds_inputs(self) -> bool:
+        """Whether layers round their inputs."""
+        return self.act_bits != FULL
+
+    @property
+    def full_precision(self) -> bool:
+        """Whether nothing is quantised."""
+        return self.bits == FULL and not self.rounds_inputs
+
+    def phases(self) -> tuple[Phase, ...]:
+        """Every stage's bits for `epochs`, then `bits`."""
+        return tuple(Phase(replace(self, bits=bits), self.epochs, self.lr) for bits in (*self.stages, self.bits))
+
+    def quantizer(self, target: Target, weight: Tensor) -> Quantizer | None:
+        """The levels at the tensor's width; those of the first and last layer as `ends` says."""
+        end = target.first_or_last and self.ends != "same"
+        if self.bits == FULL or (end and self.ends == "keep"):
+            return None
+        axis = target.spec.axis if self.granularity == "channel" else None
+        bits = self.bits_of(target.name, 8 if end else self.bits)
+        if end and bits == 8:
+            return eight_bits(weight, axis)
+        levels = self.kind.weights(bits)
+        return self.kind.build(weight, levels, self.rule, axis, target.normed, self.remedy, self.first)
+
+    def input_quantizer(self, target: Target) -> InputQuantizer | None:
+        """Levels of `act_bits` bits, between the first and the last layer."""
+        if not self.rounds_inputs or (target.first_or_last and self.ends != "same"):
+            return None
+        return InputQuantizer(self.range, partial(self.kind.inputs, self.act_bits))

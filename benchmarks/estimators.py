@@ -18,13 +18,13 @@ from pathlib import Path
 import torch
 
 import tersenet
+from tersenet.analysis.evaluate import evaluate
 from tersenet.api import load_network
 from tersenet.cli.factory import make_model, make_task
 from tersenet.core.levels import Integers
 from tersenet.quantizers.estimators import RULES
 from tersenet.quantizers.oscillation import Freezer
 from tersenet.quantizers.project import Rounding
-from tersenet.steps.evaluate import evaluate
 
 PICTURES = Path(__file__).parents[1] / "docs" / "pictures"
 LEVELS, TARGET, RATE = Integers(-8, 8), 0.3, 0.02

@@ -19,13 +19,13 @@ import torch
 
 import tersenet
 from tersenet import methods
+from tersenet.analysis.allocate import average, ladder, optimum
+from tersenet.analysis.evaluate import evaluate
+from tersenet.analysis.scores import imprint
 from tersenet.api import load_network
 from tersenet.cli.factory import make_model, make_task
 from tersenet.files.checkpoint import open_module
 from tersenet.files.terse import measure
-from tersenet.steps.allocate import average, ladder, optimum
-from tersenet.steps.evaluate import evaluate
-from tersenet.steps.importance import imprint
 
 COLUMNS = ["order", "seed", "average bits", "untrained bytes", "bytes", "validation", "test", "drop", "low", "high"]
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from tersenet.api import load_network
 from tersenet.cli.factory import make_model, make_task
-from tersenet.steps.calibrate import calibration
+from tersenet.network.calibrate import calibration
 
 
 def run(*arguments: object) -> dict:

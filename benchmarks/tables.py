@@ -13,8 +13,8 @@ from computed import TABLES
 from trained import FRESH, WEIGHTS
 
 from tersenet.files.checkpoint import open_checkpoint
-from tersenet.steps.sides import QUANTISABLE
-from tersenet.steps.tables import is_table
+from tersenet.network.kept import QUANTISABLE
+from tersenet.network.tables import is_table
 
 
 def of_checkpoint(path: str) -> None:

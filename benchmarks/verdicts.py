@@ -22,13 +22,13 @@ from typing import Any, ClassVar
 
 import torch
 
+from tersenet.analysis.intervals import Estimate, paired
 from tersenet.core.method import Method
 from tersenet.methods import get
-from tersenet.steps.folder import SearchFolder
-from tersenet.steps.intervals import Estimate, paired
-from tersenet.steps.search import Search
-from tersenet.steps.target import Target
-from tersenet.steps.trials import Trials
+from tersenet.search.folder import SearchFolder
+from tersenet.search.search import Search
+from tersenet.search.target import Target
+from tersenet.search.trials import Trials
 
 SIZES = (200, 1000, 2000, 6000)
 TARGET = 1.0  # points

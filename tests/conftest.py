@@ -10,10 +10,10 @@ from safetensors.torch import save_file
 from torch import nn
 
 from tersenet import methods
-from tersenet.budgets import compress_within
 from tersenet.core.task import Task
 from tersenet.lab import digits
 from tersenet.lab.models import build
+from tersenet.search.within import compress_within
 
 
 @pytest.fixture(scope="session", autouse=True)

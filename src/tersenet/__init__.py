@@ -12,20 +12,20 @@ from .version import __version__
 
 if TYPE_CHECKING:
     from .api import attach, compress, freeze, load, penalty
-    from .budgets import auto, compress_within
     from .core.grid import Codebook, Uniform
     from .core.method import Method, RunFolder
     from .core.model import CompressedModel, KeptTensor, QTensor
     from .core.task import Task
     from .files.checkpoint import Checkpoint
     from .files.terse import save
-    from .steps.outcome import Outcome
+    from .search.outcome import Outcome
+    from .search.within import auto, compress_within
 
 _HOMES = {
     "attach": "api",
-    "auto": "budgets",
+    "auto": "search.within",
     "compress": "api",
-    "compress_within": "budgets",
+    "compress_within": "search.within",
     "freeze": "api",
     "load": "api",
     "penalty": "api",
@@ -36,7 +36,7 @@ _HOMES = {
     "KeptTensor": "core.model",
     "Uniform": "core.grid",
     "Codebook": "core.grid",
-    "Outcome": "steps.outcome",
+    "Outcome": "search.outcome",
     "Method": "core.method",
     "RunFolder": "core.method",
     "Task": "core.task",

@@ -21,11 +21,11 @@ from .files.atomic import check_output
 from .files.checkpoint import Where, checkpoint_at, open_checkpoint, open_module
 from .files.terse import Effort, write
 from .files.terse import load as open_terse
+from .network.tables import marked, say_computed
 from .quantizers.attach import anneal
 from .quantizers.attach import penalty as attached_penalty
-from .steps.processes import is_main
-from .steps.tables import marked, say_computed
-from .steps.train import TrainedMethod, settled
+from .training.method import TrainedMethod, settled
+from .training.processes import is_main
 
 _ATTACHED = "_tersenet_attached"
 

@@ -25,7 +25,7 @@ from tersenet.api import compress_file
 from tersenet.errors import OutputError
 from tersenet.files import atomic, parts
 from tersenet.files.restore import write_checkpoint
-from tersenet.steps.run import _read, open_run
+from tersenet.training.run import _read, open_run
 
 PACKAGE = str(Path(tersenet.__file__).parent)
 CALLS: dict[str, tuple[Any, str]] = {
@@ -135,7 +135,7 @@ def test_any_call_that_fails_leaves_the_old_or_the_new(
     action: str, replacing: bool, kind: str, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     does, name = ACTIONS[action]
-    monkeypatch.setattr("tersenet.steps.run._board", lambda folder: None)
+    monkeypatch.setattr("tersenet.training.run._board", lambda folder: None)
     if kind in ("rename", "replace"):
         monkeypatch.setattr(parts, "_renameat2", lambda *given: False)
     (tmp_path / "whole").mkdir()

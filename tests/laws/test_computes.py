@@ -12,14 +12,15 @@ from torch import Tensor, nn
 
 import tersenet
 from tersenet import methods
+from tersenet.analysis.scores import mean_loss
 from tersenet.core.model import CompressedModel, KeptTensor
 from tersenet.core.task import Task
 from tersenet.methods import accgrad
 from tersenet.methods.lapq import Lapq
-from tersenet.steps import train, tune
-from tersenet.steps.calibrate import calibration
-from tersenet.steps.importance import mean_loss
-from tersenet.steps.rounded import Rounded
+from tersenet.methods.lapq.fake_quant import Rounded
+from tersenet.methods.vlcq import tune
+from tersenet.network.calibrate import calibration
+from tersenet.training import method as train
 
 OTHERS = ("rtn", "vlcq")  # rtn runs no network; vlcq's last one is where it tunes (below)
 OF_ALL = {

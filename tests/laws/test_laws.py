@@ -11,12 +11,12 @@ from torch import nn
 import tersenet
 from codes_reader import roundings, values
 from tersenet import methods
+from tersenet.analysis.evaluate import evaluate
 from tersenet.core.model import CompressedModel, KeptTensor, QTensor
 from tersenet.core.task import Task
 from tersenet.files.restore import write_checkpoint
 from tersenet.files.summary import summarize, verify
 from tersenet.lab.digits import make_task
-from tersenet.steps.evaluate import evaluate
 
 SMALL = {"rtn": {"bits": 4}, "vlcq": {"target_bits": 3.0}}
 SMALL["lapq"] = {"bits": 4, "act_bits": 4, "evaluations": 20}
@@ -139,7 +139,7 @@ def test_provenance_holds_method_fields_versions_and_input_but_no_path(
 def test_the_facts_read_from_the_source_are_those_of_the_class(name: str) -> None:
     cls, facts = methods.get(name), methods.facts(name)
     assert (facts.needs, facts.reference) == (cls.needs, cls.reference)
-    assert {field for field, _, _ in facts.fields} == {field.name for field in fields(cls)}
+    assert {field.name for field in facts.fields} == {field.name for field in fields(cls)}
     assert cls().name == name and facts.sentence.endswith(".")
 
 

@@ -3,9 +3,6 @@
 from dataclasses import dataclass
 
 import torch
-from tersenet.training.loop import Schedule
-from tersenet.training.method import Target, TrainedMethod
-from tersenet.training.phases import Phase
 from torch import Tensor, nn
 
 from tersenet.core.levels import Integers
@@ -14,6 +11,9 @@ from tersenet.quantizers import attach
 from tersenet.quantizers.bases import learned_step
 from tersenet.quantizers.estimators import clipped
 from tersenet.quantizers.quantizer import Quantizer
+from tersenet.training.loop import Schedule
+from tersenet.training.method import Target, TrainedMethod
+from tersenet.training.phases import Phase
 
 
 class SignDescent(torch.optim.Optimizer):
@@ -40,9 +40,7 @@ class Signed(TrainedMethod):
     more: int = 1
 
     def phases(self) -> tuple[Phase, ...]:
-        return Phase(self, self.epochs, self.lr), Phase(
-            replace(self, lr=self.lr / 2), self.more, self.lr / 2, attach=False
-        )
+        return Phase(self, self.epochs, self.lr), Phase(self, self.more, self.lr / 2, attach=False)
 
     def quantizer(self, target: Target, weight: Tensor) -> Quantizer:
         half = 2 ** (self.bits - 1)

@@ -10,17 +10,17 @@ import torch
 from torch import Tensor, nn
 
 import tersenet
+from tersenet.analysis.evaluate import evaluate
 from tersenet.core.grid import FixedPoint
 from tersenet.core.model import CompressedModel, QTensor
 from tersenet.core.task import Task
 from tersenet.errors import BudgetError, InputError, UsageError
 from tersenet.lab.models import build
 from tersenet.methods import get
+from tersenet.methods.accgrad.fixed_point import MixedFixedPoint
+from tersenet.methods.accgrad.signal import clusters, give, lowest, parts, record
 from tersenet.quantizers import attach
-from tersenet.quantizers.fixed import MixedFixedPoint
 from tersenet.report.size import storage
-from tersenet.steps.evaluate import evaluate
-from tersenet.steps.signal import clusters, give, lowest, parts, record
 
 FAST: dict[str, Any] = {"epochs": 4, "warmup": 1, "lr": 0.02}
 

@@ -5,8 +5,8 @@ import random
 
 import pytest
 
+from tersenet.analysis.allocate import average, ladder, optimum
 from tersenet.errors import BudgetError
-from tersenet.steps.allocate import average, ladder, optimum
 
 SIZES = {"first": 100, "a": 1000, "b": 3000, "c": 500, "last": 50}
 ORDER = ["b", "c", "a"]

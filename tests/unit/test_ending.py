@@ -135,7 +135,7 @@ def test_a_fault_of_ours_below_the_users_code_is_ours(tmp_path: Path) -> None:
     def ours() -> None:
         raise ValueError
 
-    ours.__code__ = ours.__code__.replace(co_filename=ending.PACKAGE + "steps/taps.py")
+    ours.__code__ = ours.__code__.replace(co_filename=ending.PACKAGE + "network/features.py")
     for function, is_theirs in ((raising(ValueError()), True), (ours, False)):
         with pytest.raises(ValueError) as caught:
             theirs(function)

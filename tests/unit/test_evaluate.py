@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import nn
 
+from tersenet.analysis.evaluate import evaluate
+from tersenet.analysis.intervals import estimate
 from tersenet.core.task import Task
 from tersenet.errors import InputError
-from tersenet.steps.evaluate import evaluate
-from tersenet.steps.intervals import estimate
 
 
 class Constant(nn.Module):

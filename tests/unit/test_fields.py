@@ -13,13 +13,13 @@ from torch import nn
 
 import tersenet
 from tersenet import methods
+from tersenet.analysis.evaluate import evaluate
 from tersenet.api import compress_file
 from tersenet.cli.fields import build_method
 from tersenet.core.fields import Within, described, fitted
 from tersenet.core.method import Method
 from tersenet.errors import UsageError
 from tersenet.quantizers.estimators import RULES, Estimator
-from tersenet.steps.evaluate import evaluate
 
 FIELDS = [(name, field.name) for name in methods.names() for field in fields(methods.get(name))]
 

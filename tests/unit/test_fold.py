@@ -10,7 +10,7 @@ import tersenet
 from tersenet.core.task import Task
 from tersenet.errors import UsageError
 from tersenet.lab.models import build
-from tersenet.steps.fold import equalise, fold
+from tersenet.network.fold import equalise, fold
 
 
 def settled(net: nn.Module, shape: tuple[int, ...]) -> tuple[nn.Module, Tensor]:

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tersenet.analysis.scores import embedding, fisher, hessian, imprint, loss_increase, mean_loss, rank
 from tersenet.core.task import Task
 from tersenet.errors import InputError
 from tersenet.lab.models import build
-from tersenet.steps.importance import embedding, fisher, hessian, imprint, loss_increase, mean_loss, rank
-from tersenet.steps.taps import taps
+from tersenet.network.features import taps
 
 
 def test_features_are_behind_batch_norm_and_activation_and_before_pooling() -> None:

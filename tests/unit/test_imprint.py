@@ -9,10 +9,10 @@ import torch
 from torch import nn
 
 import tersenet
+from tersenet.analysis.evaluate import evaluate
 from tersenet.core.model import CompressedModel, QTensor
 from tersenet.core.task import Task
 from tersenet.errors import BudgetError, InputError, UsageError
-from tersenet.steps.evaluate import evaluate
 
 SCORES = ["imprint", "reversed", "fisher", "hessian", "sensitivity", "random"]
 

@@ -10,14 +10,14 @@ from torch import Tensor, nn
 
 import tersenet
 from tersenet import methods
+from tersenet.analysis.evaluate import evaluate
 from tersenet.core.activation import Activation
 from tersenet.core.model import QTensor
 from tersenet.core.task import Task
 from tersenet.errors import InputError, UsageError
 from tersenet.files.checkpoint import open_module
 from tersenet.methods.lapq import vertex
-from tersenet.steps.evaluate import evaluate
-from tersenet.steps.rounded import Rounded, WeightGrid, norm_clip, rounded_plainly
+from tersenet.methods.lapq.fake_quant import Rounded, WeightGrid, norm_clip, rounded_plainly
 
 
 def gauss(seed: int = 0) -> Tensor:

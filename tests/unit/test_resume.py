@@ -16,13 +16,13 @@ from torch import nn
 
 import tersenet
 from tersenet import methods
+from tersenet.analysis.evaluate import evaluate
 from tersenet.core.method import Job, RunFolder
 from tersenet.core.task import Task
 from tersenet.errors import UsageError
 from tersenet.files.checkpoint import open_module
 from tersenet.lab.digits import make_task
 from tersenet.lab.models import build
-from tersenet.steps.evaluate import evaluate
 
 
 class Stop(Exception):
@@ -52,7 +52,7 @@ class Interrupted:
 def test_a_stopped_training_goes_on_to_the_same_bytes(
     at: int, remedy: str, network: nn.Module, task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tersenet.steps.run.EVERY", 0.0)
+    monkeypatch.setattr("tersenet.training.run.EVERY", 0.0)
     method = methods.get("lsq")(bits=3, act_bits=4, epochs=1, stages=(4,), remedy=remedy)  # type: ignore[call-arg]
     batches = list(task.split("train"))
     source = open_module(network)

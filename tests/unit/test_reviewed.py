@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 import tersenet
 from tersenet import methods
+from tersenet.analysis.allocate import optimum
 from tersenet.core.levels import Integers
 from tersenet.core.method import Job, RunFolder
 from tersenet.core.task import Task
@@ -19,7 +20,6 @@ from tersenet.quantizers.estimators import RULES, ewgs
 from tersenet.quantizers.oscillation import Freezer
 from tersenet.quantizers.powers import power_magnitudes, with_signs
 from tersenet.quantizers.project import Rounding, some_of
-from tersenet.steps.allocate import optimum
 
 
 def test_a_sample_of_images_sees_every_column() -> None:

@@ -20,7 +20,7 @@ from tersenet.core.task import Task
 from tersenet.errors import InputError, KeyMismatchError, OutputError, UsageError
 from tersenet.files.checkpoint import open_module
 from tersenet.lab.models import build
-from tersenet.steps.run import Run, _read, open_run
+from tersenet.training.run import Run, _read, open_run
 
 STATE = {"model": {"a": torch.arange(6.0)}, "step": 3, "random": ("MT", [1, 2], None)}
 
@@ -171,7 +171,7 @@ def test_a_training_that_was_stopped_leaves_the_log_of_one_that_was_not(
 ) -> None:
     method = methods.get("lsq")(epochs=1)  # type: ignore[call-arg]
     source, batches = open_module(network), list(task.split("train"))[:6]
-    monkeypatch.setattr("tersenet.steps.run.EVERY", 0.0)
+    monkeypatch.setattr("tersenet.training.run.EVERY", 0.0)
 
     def train(folder: str, data: Any, resume: bool = False) -> list[dict[str, Any]]:
         run = RunFolder(tmp_path / folder, resume)

@@ -14,17 +14,19 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import tersenet
-from tersenet import budgets, methods, workshop
-from tersenet.budgets import compress_within
+from tersenet import methods
+from tersenet.analysis.evaluate import evaluate
+from tersenet.analysis.intervals import paired
 from tersenet.core.task import Task
 from tersenet.errors import BudgetError, InputError, OutputError, UsageError
 from tersenet.lab import digits
-from tersenet.steps.evaluate import evaluate
-from tersenet.steps.folder import hash_of
-from tersenet.steps.intervals import paired
-from tersenet.steps.search import boundary, frontier
-from tersenet.steps.target import Target
-from tersenet.steps.trials import Trial
+from tersenet.search import within as budgets
+from tersenet.search import workshop
+from tersenet.search.folder import hash_of
+from tersenet.search.search import boundary, frontier
+from tersenet.search.target import Target
+from tersenet.search.trials import Trial
+from tersenet.search.within import compress_within
 
 BRIEF: dict[str, dict[str, Any]] = {
     "rtn": {}, "vlcq": {"images": 16, "synthesis_steps": 4}, "lapq": {"search": "l2"}, "imprint": {"epochs": 0},

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from tersenet import methods, workshop
+from tersenet import methods
 from tersenet.core.task import Task
 from tersenet.errors import (
     BudgetError,
@@ -23,9 +23,10 @@ from tersenet.errors import (
     UsageError,
 )
 from tersenet.files.lock import locked
-from tersenet.steps.folder import hash_of
-from tersenet.steps.search import Search
-from tersenet.steps.trials import Trial, Trials
+from tersenet.search import workshop
+from tersenet.search.folder import hash_of
+from tersenet.search.search import Search
+from tersenet.search.trials import Trial, Trials
 
 NAMES = ("trials.sqlite", "frontier.png", "candidate.7.terse", "sketch.terse", ".candidate.7.terse.0123abcd.part")
 FOREIGN = ("notes.txt", "candidate.safetensors", "runs/mine/last.pt", "runs/0123456789ab/photo.png", "runs/readme")

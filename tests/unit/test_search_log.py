@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tersenet.errors import InputError, OutputError
-from tersenet.steps.folder import hash_of
+from tersenet.search.folder import hash_of
 
 
 @pytest.mark.parametrize("damage", ["text", "truncated", "a bit", "other tables", "other rows", "other names"])
@@ -46,7 +46,7 @@ def test_an_empty_log_knows_no_file(within: Any, tmp_path: Path) -> None:
 
 
 def test_a_log_that_cannot_be_opened_or_is_held_says_so(within: Any, tmp_path: Path, monkeypatch: Any) -> None:
-    monkeypatch.setattr("tersenet.steps.trials.HELD", 0.0)
+    monkeypatch.setattr("tersenet.search.trials.HELD", 0.0)
     within()
     log = tmp_path / "o.terse.search" / "trials.sqlite"
     (tmp_path / "o.terse").unlink()
@@ -63,7 +63,7 @@ def test_a_log_that_cannot_be_opened_or_is_held_says_so(within: Any, tmp_path: P
 
 def connected(monkeypatch: pytest.MonkeyPatch, to: Any) -> None:
     """Open logs as `to` does."""
-    monkeypatch.setattr("tersenet.steps.trials.sqlite3.connect", to)
+    monkeypatch.setattr("tersenet.search.trials.sqlite3.connect", to)
 
 
 def test_a_read_only_log_says_so(within: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

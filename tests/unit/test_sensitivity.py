@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from torch import nn
 
+from tersenet.analysis.layer_costs import survey
 from tersenet.cli import main
 from tersenet.core.task import Task
-from tersenet.steps.survey import survey
 
 
 def run(*arguments: str) -> int:

@@ -18,7 +18,7 @@ from tersenet.core.task import Task
 from tersenet.errors import WeightError
 from tersenet.files.summary import summarize
 from tersenet.methods import get
-from tersenet.steps.tables import is_table
+from tersenet.network.tables import is_table
 
 CASES = Path(__file__).parents[2] / "benchmarks"
 TABLES: dict[str, Callable[[], Tensor]] = runpy.run_path(str(CASES / "computed.py"))["TABLES"]

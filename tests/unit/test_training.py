@@ -12,15 +12,15 @@ from torch.nn import functional as F
 
 import tersenet
 from tersenet import methods
+from tersenet.analysis.evaluate import evaluate
 from tersenet.core.method import Job, RunFolder
 from tersenet.core.model import KeptTensor, QTensor
 from tersenet.core.task import Task
 from tersenet.errors import InputError, TrainingError, UsageError
 from tersenet.files.checkpoint import open_module
 from tersenet.lab.models import build
+from tersenet.network.batch_norm import reestimate
 from tersenet.quantizers import attach
-from tersenet.steps.batchnorm import reestimate
-from tersenet.steps.evaluate import evaluate
 
 TRAINED = ["apot", "lsq", "pot"]
 REMEDIES = ["none", "dampen", "freeze", "stochastic", "uniform"]

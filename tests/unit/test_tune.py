@@ -14,8 +14,8 @@ import tersenet
 from tersenet.core.model import CompressedModel
 from tersenet.core.task import Task
 from tersenet.errors import UsageError
-from tersenet.steps.fit import distance
-from tersenet.steps.tune import tuned
+from tersenet.methods.vlcq.tune import tuned
+from tersenet.training.loop import distance
 
 REAL: dict[str, Any] = {"calibrate": True, "images": 1000}
 

@@ -11,18 +11,18 @@ import torch
 from torch import Tensor, nn
 
 from tersenet import methods
-from tersenet.budgets import compress_within
+from tersenet.analysis.evaluate import evaluate
+from tersenet.analysis.intervals import Estimate, estimate, higher, paired, spread, student
 from tersenet.cli import main
 from tersenet.core.method import Method
 from tersenet.core.task import Task
 from tersenet.errors import InputError
 from tersenet.progress import OutOfTime
-from tersenet.steps.evaluate import evaluate
-from tersenet.steps.folder import SearchFolder
-from tersenet.steps.intervals import Estimate, estimate, higher, paired, spread, student
-from tersenet.steps.search import Search
-from tersenet.steps.target import Target
-from tersenet.steps.trials import Trial, Trials
+from tersenet.search.folder import SearchFolder
+from tersenet.search.search import Search
+from tersenet.search.target import Target
+from tersenet.search.trials import Trial, Trials
+from tersenet.search.within import compress_within
 
 
 def drawn(n: int, lost: float, gained: float, generator: torch.Generator) -> Estimate:

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 import tersenet
+from tersenet.analysis.evaluate import evaluate
 from tersenet.api import prepared as prepared_source
 from tersenet.core.method import Job
 from tersenet.core.model import Entry
@@ -16,12 +17,11 @@ from tersenet.core.task import Task
 from tersenet.errors import BudgetError, InputError, UsageError, WeightError
 from tersenet.files.summary import summarize
 from tersenet.methods import get
-from tersenet.steps.compensate import inverse_factor, retarget, round_compensated
-from tersenet.steps.evaluate import evaluate
-from tersenet.steps.layers import find_layers, input_of, patches
-from tersenet.steps.prior import _reference, feedback, round_with_feedback
-from tersenet.steps.rate import entropy, rounded_entropy, solve_step
-from tersenet.steps.synthesize import guess_shape, synthesize
+from tersenet.methods.vlcq.entropy import entropy, rounded_entropy, solve_step
+from tersenet.methods.vlcq.prior import _reference, feedback, round_with_feedback
+from tersenet.network.gptq import inverse_factor, retarget, round_compensated
+from tersenet.network.layers import find_layers, input_of, patches
+from tersenet.network.synthesize import guess_shape, synthesize
 
 
 def gauss(*shape: int, seed: int = 0) -> torch.Tensor:

@@ -229,7 +229,7 @@ def test_every_command_that_opens_a_checkpoint_takes_the_options(
     back = torch.load(tmp_path / "y.ckpt", weights_only=True)
     assert set(back["best"]["state_dict"]) == set(front("net.", trained.state_dict()))
     seen = []
-    monkeypatch.setattr("tersenet.budgets.auto", lambda where, *_, **__: seen.append(where) or sys.exit(0))
+    monkeypatch.setattr("tersenet.search.within.auto", lambda where, *_, **__: seen.append(where) or sys.exit(0))
     with pytest.raises(SystemExit):
         main(["auto", checkpoint, "-o", terse, *network, "--max-bytes", "9999", *options])
     assert seen == [Checkpoint(tmp_path / "x.ckpt", "best.state_dict", "net.", ("loss.*",))]

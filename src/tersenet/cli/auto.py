@@ -33,7 +33,7 @@ def command(
 
     The same command goes on where it was stopped (by Ctrl-C, the time limit, a kill).
     """
-    from ..budgets import auto
+    from ..search.within import auto
     from .factory import make_model, make_task
 
     began = time.perf_counter()

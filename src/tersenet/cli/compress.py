@@ -54,10 +54,10 @@ def command(
 ) -> None:
     """Compress a checkpoint. Further options are those of the method: see `tersenet methods NAME`."""
     from ..api import compress_file
-    from ..budgets import compress_within
     from ..core.method import RunFolder
     from ..errors import UsageError
     from ..files.summary import summarize
+    from ..search.within import compress_within
     from .factory import make_model, make_task
     from .fields import build_method
 

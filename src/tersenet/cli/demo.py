@@ -8,7 +8,7 @@ import typer
 from .output import Force, Json, print_json, print_table, progress_bar
 
 if TYPE_CHECKING:
-    from ..steps.evaluate import Evaluation
+    from ..analysis.evaluate import Evaluation
 
 SETTINGS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("rtn", {"bits": 8}),
@@ -26,12 +26,12 @@ def command(
     """Train on scikit-learn's digits (no download), compress, reload, compare."""
     import torch
 
+    from ..analysis.evaluate import evaluate
     from ..api import compress, load
     from ..files.atomic import check_output
     from ..files.terse import save
     from ..lab import digits
     from ..lab.models import build
-    from ..steps.evaluate import evaluate
 
     check_output(output, force=force)
     torch.manual_seed(0)

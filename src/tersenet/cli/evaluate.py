@@ -30,8 +30,8 @@ def command(
     as_json: Json = False,
 ) -> None:
     """Decode a file, run it on a task, and print metric, drop and agreement with n and a 95 % interval."""
+    from ..analysis.evaluate import evaluate
     from ..api import load_network
-    from ..steps.evaluate import evaluate
     from .factory import make_model, make_task
 
     def opened(path: Path) -> "nn.Module":

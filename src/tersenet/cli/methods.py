@@ -27,5 +27,5 @@ def command(
         print_json(asdict(one))
         return
     print(in_flags(one.docstring) + ("\n\n" + one.reference if one.reference else ""))
-    options = [("--" + field.replace("_", "-"), kind, default) for field, kind, default in one.fields]
-    print_table("\noptions", ("option", "value", "default"), options)
+    options = [("--" + each.name.replace("_", "-"), each.kind, each.default, each.help) for each in one.fields]
+    print_table("\noptions", ("option", "value", "default", "what it does"), options)

@@ -40,12 +40,12 @@ def command(
     as_json: Json = False,
 ) -> None:
     """Quantise one layer at a time, and all but one; score every layer; optionally choose bits for each."""
+    from ..analysis.allocate import average, ladder
+    from ..analysis.layer_costs import survey
+    from ..analysis.scores import rank
     from ..api import load_network
     from ..errors import UsageError
     from ..files.atomic import check_output, replacing_file
-    from ..steps.allocate import average, ladder
-    from ..steps.importance import rank
-    from ..steps.survey import survey
     from .factory import make_model, make_task
 
     if not 2 <= bits <= 8:

@@ -12,8 +12,8 @@ from ..errors import UsageError
 from .output import print_json, print_table
 
 if TYPE_CHECKING:
-    from ..steps.outcome import Outcome
-    from ..steps.trials import Trial
+    from ..search.outcome import Outcome
+    from ..search.trials import Trial
 
 MaxDrop = Annotated[
     str | None,
@@ -52,7 +52,7 @@ def say(text: str) -> None:
 
 def report(outcome: "Outcome", output: Path, as_json: bool, seconds: float) -> None:
     """Print the outcome and the frontier, draw it, and leave with exit code 1 if the target is not kept."""
-    from ..steps.search import frontier
+    from ..search.search import frontier
 
     best, kept = outcome.best, frontier(outcome.trials)
     picture = output.with_name(output.name + ".search") / "frontier.png"

@@ -61,7 +61,7 @@ def _options() -> dict[str, str]:
     from .. import methods
     from . import app
 
-    fields = [field for name in methods.names() for field, _, _ in methods.facts(name).fields]
+    fields = [field.name for name in methods.names() for field in methods.facts(name).fields]
     found = {field: "--" + field.replace("_", "-") for field in fields}
     for command in typer.main.get_command(app).commands.values():  # type: ignore[attr-defined]
         for option in command.params:

@@ -99,10 +99,15 @@ class Method(ABC):
     rates: ClassVar[tuple[float, ...]] = (8, 7, 6, 5, 4, 3, 2)
 
     include: tuple[str, ...] = ()
+    """Globs over tensor names: only these are quantised."""
     exclude: tuple[str, ...] = ()
+    """Globs over tensor names: these are kept; wins over `include`."""
     side: Literal["fp16", "exact"] = "fp16"
+    """Precision of what is kept: fp16 where every element survives to 2^-10 relative, or exact."""
     bn: Literal["keep", "pair", "fold"] = "keep"
+    """Batch norm: keep its four vectors, pair (scale and shift only), or fold its scale into the weights before it."""
     layer_bits: Mapping[str, Annotated[int, Within(1, 16)]] = field(default_factory=dict)
+    """Widths that differ: name or glob of a weight to bits, the first match counts, or a JSON file of that."""
 
     def __new__(cls, *values: Any, **given: Any) -> Self:
         """**Raises** `UsageError` for a field that the method does not have."""

@@ -11,6 +11,8 @@ import torch
 from safetensors.torch import save
 from torch import nn
 
+from ..analysis.evaluate import evaluate
+from ..analysis.intervals import Estimate
 from ..api import compress_file, load, load_network
 from ..core.method import Method, RunFolder
 from ..core.task import Task
@@ -18,11 +20,9 @@ from ..errors import UsageError
 from ..files.atomic import replacing_file
 from ..methods import get
 from ..report.size import storage
-from ..steps.evaluate import evaluate
-from ..steps.fit import Schedule, Session, fit
-from ..steps.intervals import Estimate
-from ..steps.processes import Processes
-from ..steps.run import open_run
+from ..training.loop import Schedule, Session, fit
+from ..training.processes import Processes
+from ..training.run import open_run
 from . import images
 from .models import build
 

@@ -1,129 +1,86 @@
-"""The methods: one file each, the file's name is the method's name. This folder is the registry.
+"""The methods: one file or folder each, whose name is the method's name. This folder is the registry of ours.
 
-Nothing here imports torch until a method is asked for by `get`; what `tersenet methods` prints is read from the source.
+Methods from outside are given as `FILE.py:Class`, or installed under the entry-point group `tersenet.methods`.
+
+Nothing here imports torch until a method is asked for by `get`; what `tersenet methods` prints of ours is read from the
+source.
 """
 
-import ast
 import importlib
-from collections.abc import Mapping
-from dataclasses import dataclass
+import importlib.metadata
+import importlib.util
+import sys
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from ..core.fields import Within, described
 from ..errors import UsageError
+from ._facts import MethodFacts, facts_of_class, facts_of_source
 
 if TYPE_CHECKING:
     from ..core.method import Method
 
-
-_PACKAGE = Path(__file__).parent.parent
-_WORDS: dict[str, Any] = {
-    **{each.__name__: each for each in (bool, int, float, str, tuple, Mapping, Within)},
-    "Annotated": Annotated,
-    "Literal": Literal,
-}
-_HOMES = {
-    "Method": "core/method.py",
-    "TrainedMethod": "steps/train.py",
-    "TrainedOnLevels": "steps/levels.py",
-}  # what a method's class may inherit from
-
-
-@dataclass(frozen=True)
-class MethodFacts:
-    """What a method's file says about it: name, first sentence, docstring, needs, reference, fields."""
-
-    name: str
-    sentence: str
-    docstring: str
-    needs: str
-    reference: str
-    fields: tuple[tuple[str, str, str], ...]  # name, what it may be, default
+GROUP = "tersenet.methods"
+DEFAULT_METHOD = "vlcq"
+_FOLDER = Path(__file__).parent
 
 
 def names() -> list[str]:
-    """The names of all methods."""
-    return sorted(path.stem for path in Path(__file__).parent.glob("[a-z]*.py"))
+    """The names of all methods: ours and those that are installed."""
+    return sorted({*_ours(), *_installed()})
 
 
 def get(name: str) -> type["Method"]:
-    """The class of the method called `name`. **Raises** `UsageError` listing the valid names."""
-    _check(name)
-    from ..core.method import Method
-
-    module = importlib.import_module(f".{name}", __name__)
-    return next(
-        value
-        for value in vars(module).values()
-        if isinstance(value, type) and issubclass(value, Method) and value.__module__ == module.__name__
-    )
+    """The class of a method: by its name, or `FILE.py:Class`. **Raises** `UsageError` listing the valid names."""
+    if name in _ours():
+        module = importlib.import_module(f".{name}", __name__)
+        return _method(next(each for each in vars(module).values() if _is_method(each, module.__name__)), name)
+    if name in _installed():
+        return _method(_installed()[name].load(), name)
+    file, colon, attribute = name.rpartition(":")
+    if not (colon and file.endswith(".py")):
+        raise UsageError(f"no method {name!r}; the methods are {', '.join(names())}, or FILE.py:Class")
+    return _method(getattr(_imported(Path(file).resolve()), attribute, None), name)
 
 
 def facts(name: str) -> MethodFacts:
-    """The facts of a method, read from its source without importing it."""
-    _check(name)
-    path = Path(__file__).parent / f"{name}.py"
-    tree = _parsed(path)
-    docstring = ast.get_docstring(tree) or ""
-    node = next(node for node in tree.body if isinstance(node, ast.ClassDef) and _base(node) in _HOMES)
-    own = _assignments(node, path)
-    rows = {row[0]: row for row in _inherited(_base(node)) + own}
-    facts = {key: default for key, kind, default in rows.values() if kind == "ClassVar"}
-    order = dict.fromkeys([*(row[0] for row in own), *rows])
-    fields = tuple(rows[key] for key in order if key not in facts)
-    sentence = docstring.split("\n\n")[0].replace("\n", " ")
-    return MethodFacts(
-        name, sentence, docstring, ast.literal_eval(facts["needs"]), ast.literal_eval(facts["reference"]), fields
-    )
+    """The facts of a method; those of ours are read from the source without importing it."""
+    return facts_of_source(name, _ours()[name]) if name in _ours() else facts_of_class(get(name))
 
 
-def _check(name: str) -> None:
-    if name not in names():
-        raise UsageError(f"no method {name!r}; the methods are {', '.join(names())}")
+def _ours() -> dict[str, Path]:
+    """The source of each of our methods."""
+    files = {path.stem: path for path in _FOLDER.glob("[a-z]*.py")}
+    return files | {path.parent.name: path for path in _FOLDER.glob("[a-z]*/__init__.py")}
 
 
-def _base(node: ast.ClassDef) -> str:
-    return next((base.id for base in node.bases if isinstance(base, ast.Name)), "")
+def _installed() -> dict[str, importlib.metadata.EntryPoint]:
+    return {point.name: point for point in importlib.metadata.entry_points(group=GROUP)}
 
 
-def _inherited(base: str) -> list[tuple[str, str, str]]:
-    """The assignments of an abstract method class and of those it inherits from."""
-    path = _PACKAGE / _HOMES[base]
-    node = next(node for node in _parsed(path).body if isinstance(node, ast.ClassDef) and node.name == base)
-    return (_inherited(_base(node)) if _base(node) in _HOMES else []) + _assignments(node, path)
+def _method(found: Any, name: str) -> type["Method"]:
+    if not _is_method(found):
+        raise UsageError(f"{name} is no method: it must be a class that inherits from tersenet.Method")
+    method: type[Method] = found
+    return method
 
 
-def _assignments(cls: ast.ClassDef, path: Path) -> list[tuple[str, str, str]]:
-    """Name, what it may be ("ClassVar" for a fact of the class) and default of what a class in a file assigns."""
-    found = []
-    for node in cls.body:
-        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value is not None:
-            fact = ast.unparse(node.annotation).startswith("ClassVar")
-            kind = "ClassVar" if fact else described(_meaning(node.annotation, path))
-            default = ast.unparse(node.value).replace("field(default_factory=dict)", "{}")
-            found.append((node.target.id, kind, default))
-    return found
+def _is_method(value: object, module: str | None = None) -> bool:
+    from ..core.method import Method
+
+    return isinstance(value, type) and issubclass(value, Method) and module in (None, value.__module__)
 
 
 @cache
-def _parsed(path: Path) -> ast.Module:
-    return ast.parse(path.read_text("utf-8"))
-
-
-def _meaning(annotation: ast.expr, path: Path) -> Any:
-    """The type that an annotation in a file stands for; of what the file imports, only other types are looked up."""
-    names = {node.id for node in ast.walk(annotation) if isinstance(node, ast.Name)} - set(_WORDS)
-    return eval(ast.unparse(annotation), dict(_WORDS), {name: _named(name, path) for name in names})
-
-
-def _named(name: str, path: Path) -> Any:
-    """The type that a file defines, or imports, under a name."""
-    for node in _parsed(path).body:
-        if isinstance(node, ast.Assign) and any(isinstance(to, ast.Name) and to.id == name for to in node.targets):
-            return _meaning(node.value, path)
-        if isinstance(node, ast.ImportFrom) and node.level and any(alias.name == name for alias in node.names):
-            home = path.parents[node.level - 1].joinpath(*(node.module or "").split("."))
-            return _named(name, home.with_suffix(".py"))
-    raise LookupError(f"{path} neither defines nor imports {name}")
+def _imported(path: Path) -> Any:
+    """The module in a file; the same one each time. **Raises** `UsageError` if it cannot be imported."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None or not path.is_file():
+        raise UsageError(f"there is no file {path}")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    try:
+        spec.loader.exec_module(module)
+    except (SyntaxError, ImportError) as error:
+        raise UsageError(f"{path} cannot be imported: {error!r}") from error
+    return module

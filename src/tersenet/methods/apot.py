@@ -21,7 +21,7 @@ from typing import ClassVar
 from ..quantizers.activation import Range
 from ..quantizers.bases import FirstClip
 from ..quantizers.estimators import Estimator
-from ..steps.levels import TrainedOnLevels
+from ..training.levels import TrainedOnLevels
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,7 @@ class Apot(TrainedOnLevels):
     estimator: Estimator = "ste"
     range: Range = "rcf"
     first_clip: FirstClip = "mse"
+    """Where clips start: smallest squared error, or the paper's 3 deviations."""
 
     @property
     def first(self) -> FirstClip:

@@ -18,18 +18,18 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from torch import nn
 
+from ..analysis.allocate import average, ladder, optimum
+from ..analysis.layer_costs import scores_of
+from ..analysis.scores import Batch, imprint, rank
 from ..core.fields import Within
 from ..core.method import Job
 from ..core.task import Task
 from ..errors import InputError, UsageError
+from ..network.kept import why_kept
+from ..network.layers import find_layers, frozen
 from ..quantizers.bases import first_rounding
-from ..steps.allocate import average, ladder, optimum
-from ..steps.importance import Batch, imprint, rank
-from ..steps.layers import find_layers, frozen
-from ..steps.levels import TrainedOnLevels
-from ..steps.sides import why_kept
-from ..steps.survey import scores_of
-from ..steps.train import TrainedMethod
+from ..training.levels import TrainedOnLevels
+from ..training.method import TrainedMethod
 
 
 @dataclass(frozen=True)
@@ -46,10 +46,15 @@ class Imprinted(TrainedOnLevels):
     rates: ClassVar[tuple[float, ...]] = tuple(8 - k / 4 for k in range(25))
 
     average_bits: Annotated[float, Within(1, 8)] = 4.0
+    """Mean bits per weight over all quantised layers."""
     rungs: tuple[Annotated[int, Within(2, 8)], ...] = (8, 4, 2)
+    """Widths that a layer may have, from high to low."""
     base: Literal["uniform", "pot", "apot"] = "uniform"
+    """Levels: uniform (LSQ), pot or apot."""
     score: Literal["imprint", "reversed", "fisher", "hessian", "sensitivity", "random"] = "imprint"
+    """What tells the importance of a layer."""
     allocation: Literal["ladder", "optimum"] = "ladder"
+    """How scores become bits: lower the least important first, or the exact optimum."""
     epochs: Annotated[int, Within(least=0)] = 2
 
     def check(self) -> None:

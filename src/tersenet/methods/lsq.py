@@ -12,7 +12,7 @@ Needs the network's code and training data.
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ..steps.levels import TrainedOnLevels
+from ..training.levels import TrainedOnLevels
 
 
 @dataclass(frozen=True)

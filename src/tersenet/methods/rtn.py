@@ -21,8 +21,8 @@ from ..core.grid import Uniform
 from ..core.method import Job, Method
 from ..core.model import Piece, QTensor
 from ..errors import UsageError
-from ..steps.fold import rewritten
-from ..steps.sides import LARGEST, check_finite, keep, prepare_batch_norm, why_kept
+from ..network.fold import rewritten
+from ..network.kept import LARGEST, check_finite, keep, prepare_batch_norm, why_kept
 
 BLOCK = 1 << 17  # weights per block: stays in the cache
 
@@ -89,10 +89,15 @@ class Rtn(Method):
     rates: ClassVar[tuple[float, ...]] = (8, 7, 6, 5, 4, 3, 2, 1)
 
     bits: Annotated[int, Within(1, 8)] = 4
+    """Bits per weight."""
     granularity: Literal["tensor", "channel", "group"] = "channel"
+    """What shares a scale: the tensor, an output channel, or a group of a row."""
     group_size: Annotated[int, Within(1, 2**31)] = 128
+    """Weights in a group, for granularity group."""
     affine: bool = False
+    """A range with a zero point instead of a symmetric one."""
     equalise: bool = False
+    """Equalise channels between layers first; needs the network's code."""
 
     def check(self) -> None:
         """Channels are equalised behind a folded batch norm; every width is 1 to 8."""

@@ -10,17 +10,17 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from .api import check_method, load, prepared
-from .core.method import Job, Method, RunFolder
-from .core.model import Piece
-from .core.task import Task
-from .errors import InputError
-from .files.checkpoint import Where
-from .files.terse import write
-from .steps.evaluate import Evaluation, evaluate
-from .steps.folder import SearchFolder
-from .steps.intervals import Estimate
-from .steps.trials import key_of
+from ..analysis.evaluate import Evaluation, evaluate
+from ..analysis.intervals import Estimate
+from ..api import check_method, load, prepared
+from ..core.method import Job, Method, RunFolder
+from ..core.model import Piece
+from ..core.task import Task
+from ..errors import InputError
+from ..files.checkpoint import Where
+from ..files.terse import write
+from .folder import SearchFolder
+from .trials import key_of
 
 VALIDATION = "validation"
 

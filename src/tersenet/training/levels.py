@@ -15,8 +15,8 @@ from ..quantizers.estimators import RULES, Estimator
 from ..quantizers.project import Rule
 from ..quantizers.quantizer import Quantizer
 from ..quantizers.weight import Remedy
+from .method import Target, TrainedMethod
 from .phases import Phase
-from .train import Target, TrainedMethod
 
 FULL = 32  # bits from which on nothing is quantised
 
@@ -33,13 +33,21 @@ class TrainedOnLevels(TrainedMethod):
     """
 
     bits: Annotated[int, Within(2, 8, also=32)] = 4
+    """Bits per weight; 32 is full precision."""
     act_bits: Annotated[int, Within(2, 8, also=32)] = 32
+    """Bits per layer input; 32 leaves them unrounded."""
     stages: tuple[Annotated[int, Within(2, 8, also=32)], ...] = ()
+    """Bits that are trained before, each for as many epochs: 8 4 on the way to 3."""
     granularity: Literal["tensor", "channel"] = "tensor"
+    """One scale per tensor, or per output channel."""
     ends: Literal["8", "keep", "same"] = "8"
+    """First and last layer: 8-bit weights and unrounded inputs, kept, or the same as the others."""
     estimator: Estimator = "clipped"
+    """Gradient rule of rounding."""
     remedy: Remedy = "none"
+    """What is done against weights that oscillate between two levels."""
     range: Range = "lsq"
+    """How ranges of inputs are found: learned (lsq, rcf, pact) or observed."""
 
     def check(self) -> None:
         """Widths that the levels have."""

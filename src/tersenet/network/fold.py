@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from ..core.method import TensorSource
 from ..errors import UsageError
+from .kept import BN_PARTS, ChangedSource, pair
 from .layers import BATCH_NORMS, Layer, find_layers, flat, frozen, same
-from .sides import BN_PARTS, ChangedSource, pair
 from .synthesize import guess_shape
 
 ROUNDS = 50

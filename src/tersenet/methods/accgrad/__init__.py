@@ -29,22 +29,22 @@ from typing import Annotated, Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from ..core.fields import Within, check_widths
-from ..core.method import Job, Method
-from ..core.model import TensorSpec
-from ..errors import BudgetError, UsageError
-from ..progress import progress
-from ..quantizers.fixed import WIDEST, MixedFixedPoint
-from ..quantizers.quantizer import Quantizer
-from ..steps.evaluate import evaluate
-from ..steps.fit import inputs_of
-from ..steps.layers import Layer
-from ..steps.phases import Phase, finish
-from ..steps.randomness import seeded
-from ..steps.sides import computed, left_out
-from ..steps.signal import Part, clusters, give, lowest, parts, record, scores
-from ..steps.train import Target, TrainedMethod
-from ..steps.widths import Beside, affordable, needed, nonzeros, prune_to, ratio
+from ...analysis.evaluate import evaluate
+from ...core.fields import Within, check_widths
+from ...core.method import Job, Method
+from ...core.model import TensorSpec
+from ...errors import BudgetError, UsageError
+from ...network.kept import computed, left_out
+from ...network.layers import Layer
+from ...progress import progress
+from ...quantizers.quantizer import Quantizer
+from ...training.loop import inputs_of
+from ...training.method import Target, TrainedMethod
+from ...training.phases import Phase, finish
+from ...training.randomness import seeded
+from .fixed_point import WIDEST, MixedFixedPoint
+from .signal import Part, clusters, give, lowest, parts, record, scores
+from .widths import Beside, affordable, needed, nonzeros, prune_to, ratio
 
 TUNED = (0, 2, 3, 4, 5, 6, 8)  # widths that `tune` tries
 CANDIDATES = 12  # bit tuples that `tune` evaluates
@@ -65,17 +65,29 @@ class AccGrad(TrainedMethod):
     rates: ClassVar[tuple[float, ...]] = tuple(round(3 * 1.19**k, 1) for k in range(32))
 
     mode: Literal["post", "in", "combined"] = "combined"
+    """post (widths once, after training), in (groups while it trains), or combined."""
     signal: Literal["grad", "magnitude", "grad-magnitude"] = "grad"
+    """Importance of a weight: accumulated gradient A, magnitude |w|, or A |w|."""
     epochs: Annotated[int, Within(least=1)] = 20
+    """Epochs that record gradients and regroup."""
     warmup: Annotated[int, Within(least=0)] = 2
+    """Epochs before the first grouping."""
     refine: Annotated[int, Within(least=0)] = 0
+    """Epochs that train on with the last groups or clusters."""
     share: Annotated[float, Within(above=0.5, below=1)] = 0.9
+    """Share of the weights in the low group."""
     ramp: Annotated[float, Within(0, 1)] = 0.5
+    """Part of the epochs over which the share grows."""
     low_bits: Annotated[int, Within(2, 15, also=0)] = 0
+    """Width of the low group; 0 prunes it."""
     bits: tuple[Annotated[int, Within(2, 16, also=0)], ...] = ()
+    """Widths of the clusters, from low to high; 0 prunes."""
     clustering: Literal["kmeans", "log-kmeans", "quantiles"] = "log-kmeans"
+    """How the signal is clustered."""
     target_ratio: Annotated[float, Within(above=1)] | None = None
+    """fp32 bytes over those of the sparse-row accounting; chooses the share."""
     tune: bool = False
+    """Try tuples of widths on the validation split, for a target ratio."""
     lr: Annotated[float, Within(above=0)] = 0.02
 
     def check(self) -> None:

@@ -11,13 +11,13 @@ import torch
 from scipy.optimize import minimize_scalar
 from torch import Tensor, nn
 
-from ..core.activation import Activation
-from ..core.grid import Uniform
-from ..core.levels import Integers
-from ..core.model import QTensor
-from ..core.task import Task
-from ..quantizers.project import some_of
-from .importance import mean_loss
+from ...analysis.scores import mean_loss
+from ...core.activation import Activation
+from ...core.grid import Uniform
+from ...core.levels import Integers
+from ...core.model import QTensor
+from ...core.task import Task
+from ...quantizers.project import some_of
 
 SAMPLES = 1 << 15  # values of a tensor that a norm is measured on
 

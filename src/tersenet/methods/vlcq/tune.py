@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..core.model import CompressedModel, KeptTensor
-from ..core.task import Task
-from ..progress import progress
-from .fit import classifies, distance
-from .sensitivity import first_tensor
+from ...core.model import CompressedModel, KeptTensor
+from ...core.task import Task
+from ...network.output_gradients import first_tensor
+from ...progress import progress
+from ...training.loop import classifies, distance
 
 BATCH = 32
 RATE = 0.01  # of Adam at the start, relative to the mean magnitude of a parameter; falls to 0 in a line

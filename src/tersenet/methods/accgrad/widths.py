@@ -10,10 +10,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..core.model import KeptTensor, Piece
-from ..errors import BudgetError
-from ..files.terse import stored_size
-from ..report.size import csr_bits, tag_bits
+from ...core.model import KeptTensor, Piece
+from ...errors import BudgetError
+from ...files.terse import stored_size
+from ...report.size import csr_bits, tag_bits
 from .signal import Part, give
 
 

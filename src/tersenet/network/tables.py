@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from ..core.method import Method, TensorSource
 from ..core.model import TensorSpec
-from .sides import QUANTISABLE, ChangedSource, computed
+from .kept import QUANTISABLE, ChangedSource, computed
 
 PLACES = 4  # that are looked at for patterns
 LONG = 1 << 14  # elements at each

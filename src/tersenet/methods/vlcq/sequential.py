@@ -7,10 +7,10 @@ from copy import deepcopy
 import torch
 from torch import Tensor, nn
 
-from ..progress import progress
-from .compensate import DAMPING, hardness, inverse_factor, retarget, round_compensated
-from .layers import find_layers, frozen, input_of, inputs_of_layers, patches
-from .sensitivity import output_sensitivity
+from ...network.gptq import DAMPING, hardness, inverse_factor, retarget, round_compensated
+from ...network.layers import find_layers, frozen, input_of, inputs_of_layers, patches
+from ...network.output_gradients import output_sensitivity
+from ...progress import progress
 
 BATCH = 32
 PROBED = 512  # inputs that sensitivity is measured on

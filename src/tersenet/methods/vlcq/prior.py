@@ -19,8 +19,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ..codec.native import native
-from ..errors import WeightError
+from ...codec.native import native
+from ...errors import WeightError
 
 KERNEL_CORRELATION = 1.0
 MEAN_INPUT = 0.3

@@ -24,20 +24,20 @@ from typing import Annotated, ClassVar
 import torch
 from torch import Tensor, nn
 
-from ..core.fields import Seed, Within
-from ..core.method import Job, Method, TensorSource
-from ..core.model import CompressedModel, Entry, KeptTensor, Piece
-from ..core.task import Task
-from ..errors import BudgetError, UsageError
-from ..files.terse import measure
-from ..steps.budget import CLOSE, fill
-from ..steps.calibrate import calibration
-from ..steps.compensate import DAMPING
-from ..steps.network import NetworkQuantizer, RowScale
-from ..steps.plan import Plan
-from ..steps.sides import COMPUTED, PairedSource, left_out, prepare_batch_norm, why_kept
-from ..steps.synthesize import guess_shape, has_statistics, synthesize
-from ..steps.tune import tuned
+from ...core.fields import Seed, Within
+from ...core.method import Job, Method, TensorSource
+from ...core.model import CompressedModel, Entry, KeptTensor, Piece
+from ...core.task import Task
+from ...errors import BudgetError, UsageError
+from ...files.terse import measure
+from ...network.calibrate import calibration
+from ...network.gptq import DAMPING
+from ...network.kept import COMPUTED, PairedSource, left_out, prepare_batch_norm, why_kept
+from ...network.synthesize import guess_shape, has_statistics, synthesize
+from .budget import CLOSE, fill
+from .plan import Plan
+from .sequential import NetworkQuantizer, RowScale
+from .tune import tuned
 
 DEFAULT_BITS = 4.0
 ROUNDS = 4  # of filling a budget and tuning
@@ -60,14 +60,23 @@ class Vlcq(Method):
     rates: ClassVar[tuple[float, ...]] = tuple(float(f"{8 * 0.97**k:.3g}") for k in range(220))
 
     target_bits: Annotated[float, Within(above=0, most=16)] | None = None
+    """Bits per quantised weight, tables and scales counted (3 if nothing is given)."""
     nominal_bits: Annotated[float, Within(above=0, most=16)] | None = None
+    """A rate that takes one encode: the entropy of plain rounding; searches use it."""
     max_bytes: Annotated[int, Within(least=1)] | None = None
+    """The size of the file, in bytes, in place of a rate."""
     calibrate: bool = False
+    """Compensate on calibration inputs of the task instead of synthesised ones."""
     images: Annotated[int, Within(least=1)] = 128
+    """Inputs to compensate on."""
     synthesis_steps: Annotated[int, Within(least=1)] = 150
+    """Steps of making inputs from batch-norm statistics."""
     tune: Annotated[int, Within(least=0)] = 8
+    """Epochs of tuning batch norm and biases on the calibration inputs."""
     input_shape: str | None = None
+    """Shape of one input, such as 3x32x32; guessed if absent."""
     seed: Seed = 0
+    """Seed of synthesised inputs and of tuning."""
 
     def check(self) -> None:
         """One rate or budget; a shape that can be read."""

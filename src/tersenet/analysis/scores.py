@@ -15,8 +15,8 @@ from torch.nn import functional as F
 
 from ..core.task import Task
 from ..errors import InputError
+from ..network.features import taps
 from ..progress import progress
-from .taps import taps
 
 FEATURES = 512  # numbers that a layer's maps are pooled to
 RESAMPLES = 1000

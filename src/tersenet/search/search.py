@@ -14,12 +14,12 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+from ..analysis.intervals import Estimate
 from ..core.method import Method
 from ..errors import BudgetError, OutputError
 from ..files.atomic import replacing_file
 from ..progress import OutOfTime, remaining
 from .folder import SearchFolder, hash_of
-from .intervals import Estimate
 from .target import Target
 from .trials import Trial, Trials, key_of
 

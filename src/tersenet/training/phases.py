@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from ..core.method import Job
+from ..network.batch_norm import reestimate
+from ..network.layers import BATCH_NORMS
 from ..quantizers import attach
-from .batchnorm import reestimate
-from .fit import Hooks, Schedule, Session, fit, inputs_of
-from .layers import BATCH_NORMS
+from .loop import Hooks, Schedule, Session, fit, inputs_of
 from .processes import Processes
 from .randomness import seeded
 from .run import Run
 
 if TYPE_CHECKING:
-    from .train import TrainedMethod
+    from .method import TrainedMethod
 
 
 @dataclass(frozen=True)

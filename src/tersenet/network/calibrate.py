@@ -2,9 +2,9 @@
 
 from torch import Tensor
 
+from ..analysis.evaluate import checked_batch
 from ..core.task import Task
 from ..errors import InputError
-from .evaluate import checked_batch
 
 
 def calibration(task: Task, samples: int) -> list[tuple[Tensor, Tensor]]:

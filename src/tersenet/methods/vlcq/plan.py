@@ -6,14 +6,14 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor
 
-from ..core.grid import Uniform
-from ..core.method import TensorSource
-from ..core.model import Entry, QTensor
-from ..progress import progress
-from .network import NetworkQuantizer
+from ...core.grid import Uniform
+from ...core.method import TensorSource
+from ...core.model import Entry, QTensor
+from ...network.kept import LARGEST, check_finite, keep
+from ...progress import progress
+from .entropy import rounded_entropy, solve_step
 from .prior import relative_step, round_with_feedback, sampled
-from .rate import rounded_entropy, solve_step
-from .sides import LARGEST, check_finite, keep
+from .sequential import NetworkQuantizer
 
 SAMPLE = 1 << 14  # weights per tensor that rates are estimated on
 MOST = 2.0**22  # magnitude of a code

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..analysis.evaluate import checked_batch, evaluate
 from ..core.task import Task
 from ..errors import InputError, TrainingError
 from ..progress import progress
 from ..quantizers.attach import after_step, anneal, param_groups, penalty
-from .evaluate import checked_batch, evaluate
 from .processes import Processes
 from .randomness import random_state, restore, seed_all, seeded
 from .run import Run

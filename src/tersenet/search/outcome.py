@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from .intervals import Estimate, higher
+from ..analysis.intervals import Estimate, higher
 from .target import Target, Verdict
 from .trials import Trial
 

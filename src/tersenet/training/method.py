@@ -19,16 +19,16 @@ from ..core.method import Job, Method, TensorSource
 from ..core.model import Finding, KeptTensor, Piece, TensorSpec
 from ..core.task import Task
 from ..errors import InputError, UsageError
+from ..network.batch_norm import reestimate
+from ..network.kept import BN_PARTS, batch_norms, check_finite, keep, pair, why_kept
+from ..network.layers import Layer, find_layers, frozen
 from ..quantizers import attach
 from ..quantizers.activation import InputQuantizer
 from ..quantizers.quantizer import Quantizer
-from .batchnorm import reestimate
-from .fit import Schedule, make_optimizer, samples
-from .layers import Layer, find_layers, frozen
+from .loop import Schedule, make_optimizer, samples
 from .phases import Phase, Training
 from .processes import Processes
 from .run import begin_with, run_of
-from .sides import BN_PARTS, batch_norms, check_finite, keep, pair, why_kept
 
 CALIBRATION_BATCHES = 8
 
@@ -54,13 +54,21 @@ class TrainedMethod(Method):
     needs: ClassVar[str] = "training"
 
     epochs: Annotated[int, Within(least=0)] = 10
+    """Epochs of every phase of the training."""
     lr: Annotated[float, Within(above=0)] = 0.01
+    """Learning rate at the start; it falls to 0 along a cosine."""
     weight_decay: Annotated[float, Within(least=0)] = 1e-4
+    """Weight decay."""
     optimizer: Literal["sgd", "adamw"] = "sgd"
+    """SGD with momentum 0.9, or AdamW."""
     clip_grad: Annotated[float, Within(least=0)] = 0.0
+    """Largest norm of the gradient; 0 does not clip."""
     distill: Annotated[float, Within(0, 1)] = 0.0
+    """Share of the loss that is the distance to the outputs of the original network."""
     compile: bool = False
+    """Compile the network with torch.compile."""
     seed: Seed = 0
+    """Seed of everything random in the training."""
 
     def check(self) -> None:
         """No batch norm that is folded."""

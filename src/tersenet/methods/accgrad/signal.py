@@ -7,9 +7,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from ..errors import InputError
-from ..quantizers import attach
-from ..quantizers.fixed import MixedFixedPoint
+from ...errors import InputError
+from ...quantizers import attach
+from .fixed_point import MixedFixedPoint
 
 ROUNDS = 100  # of the clustering
 Part = tuple[str, MixedFixedPoint, Tensor]  # name, quantizer, latent weight

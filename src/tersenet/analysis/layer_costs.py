@@ -9,11 +9,11 @@ from torch import Tensor, nn
 
 from ..core.task import Task
 from ..errors import InputError
+from ..network.calibrate import calibration
+from ..network.layers import find_layers, frozen
 from ..progress import progress
 from ..quantizers.bases import BASES, first_rounding
-from .calibrate import calibration
-from .importance import Batch, fisher, hessian, imprint, loss_increase, replaced
-from .layers import find_layers, frozen
+from .scores import Batch, fisher, hessian, imprint, loss_increase, replaced
 
 BATCHES = 4  # that curvature is measured on
 SAMPLES = 512

@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
-from ..core.grid import FixedPoint
-from ..core.model import QTensor
-from .quantizer import Quantizer
+from ...core.grid import FixedPoint
+from ...core.model import QTensor
+from ...quantizers.quantizer import Quantizer
 
 WIDEST = 16
 

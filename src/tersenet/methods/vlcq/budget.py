@@ -3,8 +3,8 @@
 import math
 from collections.abc import Callable
 
-from ..errors import BudgetError
-from .rate import LARGEST, solve_step
+from ...errors import BudgetError
+from .entropy import LARGEST, solve_step
 
 MARGINS = ((0.998, 0), (0.996, 8), (0.98, 32))  # share of the goal, and bytes less, aimed at until a try has met it
 CLOSE = 0.985  # a result that uses this share of the budget is not tried again

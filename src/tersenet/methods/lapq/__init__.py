@@ -25,17 +25,17 @@ import numpy as np
 from scipy.optimize import minimize
 from torch import nn
 
-from ..core.fields import Within, check_widths
-from ..core.method import Job, Method, TensorSource
-from ..core.model import CompressedModel, KeptTensor, Piece
-from ..core.task import Task
-from ..errors import InputError, UsageError
-from ..progress import progress
-from ..steps.calibrate import calibration
-from ..steps.fold import rewritten
-from ..steps.layers import find_layers, frozen
-from ..steps.rounded import Rounded, WeightGrid
-from ..steps.sides import check_finite, keep, prepare_batch_norm, why_kept
+from ...core.fields import Within, check_widths
+from ...core.method import Job, Method, TensorSource
+from ...core.model import CompressedModel, KeptTensor, Piece
+from ...core.task import Task
+from ...errors import InputError, UsageError
+from ...network.calibrate import calibration
+from ...network.fold import rewritten
+from ...network.kept import check_finite, keep, prepare_batch_norm, why_kept
+from ...network.layers import find_layers, frozen
+from ...progress import progress
+from .fake_quant import Rounded, WeightGrid
 
 NORMS = np.linspace(2, 4, 10)
 BLOCK = 50  # clips that Powell's method moves together
@@ -111,15 +111,25 @@ class Lapq(Method):
 }"""
 
     bits: Annotated[int, Within(2, 8)] = 4
+    """Bits per weight."""
     act_bits: Annotated[int, Within(2, 8, also=32)] = 32
+    """Bits per layer input; 32 leaves them unrounded."""
     search: Literal["minmax", "l2", "lp", "powell"] = "powell"
+    """Where to stop: minmax (no clipping), l2 (squared error), lp (best norm), powell (all clips together)."""
     zero_level: bool = True
+    """Levels with a zero; without, the paper's 2^b levels from -c to c."""
     ends: Literal["8", "keep", "same"] = "8"
+    """First and last layer: 8 bits, kept, or the same as the others."""
     samples: Annotated[int, Within(least=1)] = 512
+    """Calibration images."""
     iterations: Annotated[int, Within(least=1)] = 2
+    """Iterations of Powell's method."""
     evaluations: Annotated[int, Within(least=1)] = 1000
+    """At most so many losses in Powell's method."""
     equalise: bool = False
+    """Equalise channels between layers first."""
     restore: bool = True
+    """Put the mean of every output channel back by an offset."""
 
     def check(self) -> None:
         """Channels are equalised behind a folded batch norm; every width is 2 to 8."""

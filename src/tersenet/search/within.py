@@ -12,23 +12,23 @@ from typing import Any
 
 from torch import nn
 
-from .api import identified
-from .core.method import Method
-from .core.task import Task
-from .errors import BudgetError, OutputError, TersenetError, UsageError
-from .files.atomic import check_output
-from .files.checkpoint import Where, checkpoint_at, open_checkpoint
-from .methods import get
-from .progress import OutOfTime, until
-from .steps.calibrate import calibration
-from .steps.folder import SearchFolder, hash_of
-from .steps.intervals import Estimate
-from .steps.network import holdable
-from .steps.outcome import Outcome
-from .steps.search import Search
-from .steps.sides import batch_norms
-from .steps.target import Target
-from .steps.trials import Trials
+from ..analysis.intervals import Estimate
+from ..api import identified
+from ..core.method import Method
+from ..core.task import Task
+from ..errors import BudgetError, OutputError, TersenetError, UsageError
+from ..files.atomic import check_output
+from ..files.checkpoint import Where, checkpoint_at, open_checkpoint
+from ..methods import get
+from ..methods.vlcq.sequential import holdable
+from ..network.calibrate import calibration
+from ..network.kept import batch_norms
+from ..progress import OutOfTime, until
+from .folder import SearchFolder, hash_of
+from .outcome import Outcome
+from .search import Search
+from .target import Target
+from .trials import Trials
 from .workshop import VALIDATION, Workshop
 
 Step = Callable[[Search], None]

@@ -1,1 +1,0 @@
-"""The verbs methods are made of."""

@@ -32,7 +32,7 @@ _ATTACHED = "_tersenet_attached"
 
 def compress(
     what: nn.Module | Where,
-    method: str | Method = "vlcq",
+    method: str | Method = methods.DEFAULT_METHOD,
     *,
     module: nn.Module | None = None,
     task: Task | None = None,

@@ -22,8 +22,9 @@ from torch import nn
 from tersenet.cli import main
 from tersenet.core.task import Task
 from tersenet.files.summary import verify
-from tersenet.lab import digits, images, reproduce
+from tersenet.lab import digits, images
 from tersenet.lab.models import build
+from tersenet.lab.reproduce import accgrad as reproduce
 
 
 def run(*arguments: str) -> int:

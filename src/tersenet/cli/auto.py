@@ -25,6 +25,9 @@ def command(
     max_drop: MaxDrop = None,
     max_bytes: MaxBytes = None,
     train: Annotated[bool, typer.Option("--train", help="Allow methods that train.")] = False,
+    method: Annotated[
+        list[str] | None, typer.Option(help="Only this one (a name or FILE.py:Class); may be repeated.")
+    ] = None,
     time_limit: Annotated[float, typer.Option(help="Minutes.")] = 30.0,
     force: Force = False,
     as_json: Json = False,
@@ -46,6 +49,7 @@ def command(
             max_bytes=max_bytes,
             max_drop=points(max_drop),
             train=train,
+            methods=method,
             time_limit=time_limit * 60,
             force=force,
             named=" ".join([task, *(task_arg or [])]),

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from ..methods import DEFAULT_METHOD
 from .checkpoints import Attach, IgnoreKeys, Key, StripPrefix, checkpoint_of
 from .output import Force, Json, print_json, progress_bar
 from .targets import MaxBytes, MaxDrop, points, report, say
@@ -26,7 +27,7 @@ def command(
     context: typer.Context,
     checkpoint: Annotated[Path, typer.Argument(help=".safetensors, .pt, .ckpt, ... or a Hugging Face folder.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.")],
-    method: Annotated[str, typer.Option(help="See `tersenet methods`.")] = "vlcq",
+    method: Annotated[str, typer.Option(help="A name (see `tersenet methods`) or FILE.py:Class.")] = DEFAULT_METHOD,
     model: Annotated[
         str | None,
         typer.Option(help="The network's code: module:function, FILE.py:function, or a name such as resnet20."),
@@ -77,8 +78,8 @@ def command(
     if max_drop is not None or max_bytes is not None:
         if given_run:
             raise UsageError("a search keeps its trainings in OUTPUT.search: leave out --run, --resume and --from")
-        if any(flag.partition("=")[0] == "--" + type(chosen).rate.replace("_", "-") for flag in context.args):
-            raise UsageError(f"--{type(chosen).rate.replace('_', '-')} is what a budget chooses: leave it out")
+        if any(flag.partition("=")[0] == "--" + chosen.knob.field.replace("_", "-") for flag in context.args):
+            raise UsageError(f"--{chosen.knob.field.replace('_', '-')} is what a budget chooses: leave it out")
         named = " ".join([task or "", *(task_arg or [])])
         limit = None if time_limit is None else 60 * time_limit
         with progress_bar():

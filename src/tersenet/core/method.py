@@ -79,24 +79,25 @@ class Job:
 
 
 @dataclass(frozen=True)
+class Knob:
+    """The field of a method that trades bytes for accuracy, and its values from the largest file to the smallest."""
+
+    field: str
+    values: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class Method(ABC):
     """Hyper-parameters of a method; `dataclasses.asdict` of it is the flags, the sweep point and the provenance.
 
-    Class facts: `needs` is "nothing", "calibration" or "training"; `reference` is BibTeX; `rate` is the field that
-    trades bytes for accuracy, `rates` its values from the largest file to the smallest. The fields here are those of
-    every method: which tensors it may quantise (globs over names; `exclude` wins), how it keeps the others (`side`:
-    "fp16" where every element survives to 2^-10 relative, or "exact"), what it does with batch norm (`bn`: "keep"
-    the four vectors, "pair" = scale and shift only, "fold" = the scale goes into the weights before it), and widths
-    that differ from layer to layer (`layer_bits`: name or glob of a weight -> bits, the first that matches; the rates
-    of `vlcq` differ as they do, under its own budget).
+    Class facts: `needs` is "nothing", "calibration" or "training"; `reference` is BibTeX. The fields here are those
+    of every method. A string literal behind a field is its line of help.
 
     The annotation of a field says what it may be (`core.fields`); what fields may be together is for `check`.
     """
 
     needs: ClassVar[str] = "nothing"
     reference: ClassVar[str] = ""
-    rate: ClassVar[str] = "bits"
-    rates: ClassVar[tuple[float, ...]] = (8, 7, 6, 5, 4, 3, 2)
 
     include: tuple[str, ...] = ()
     """Globs over tensor names: only these are quantised."""
@@ -141,15 +142,30 @@ class Method(ABC):
         """What all rates of this method share, done once: from the same method at any rate to what it yields."""
         return lambda method: method.compress(job)
 
-    def at(self, rate: float) -> "Method":
-        """The same method at another rate."""
-        fields: dict[str, Any] = {type(self).rate: int(rate) if float(rate).is_integer() else rate}
+    @property
+    def knob(self) -> Knob:
+        """What a search turns; it may depend on the other fields."""
+        return Knob("bits", (8, 7, 6, 5, 4, 3, 2))
+
+    def at(self, value: float) -> "Method":
+        """The same method with its knob at another value."""
+        fields: dict[str, Any] = {self.knob.field: int(value) if float(value).is_integer() else value}
         return replace(self, **fields)
 
+    def filling(self, max_bytes: int) -> "Method | None":
+        """The same method made to fill a number of bytes by itself; None if it cannot, so that a search has to."""
+        return None
+
     @property
-    def sketch(self) -> "Method":
-        """The same method without what takes long: its file has about the same bytes."""
+    def untrained(self) -> "Method | None":
+        """The same method without what takes long, whose file has about the same bytes; itself if nothing does, None if
+        bytes are known only when all is done."""
         return self
+
+    @classmethod
+    def auto_points(cls, job: Job) -> "tuple[Method, ...]":
+        """What `auto` tries of this method on a network and its task; each is searched by its knob."""
+        return ()
 
     def work(self, task: Task | None) -> float:
         """About how many samples it runs through the network, a backward pass counted as two."""

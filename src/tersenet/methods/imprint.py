@@ -22,7 +22,7 @@ from ..analysis.allocate import average, ladder, optimum
 from ..analysis.layer_costs import scores_of
 from ..analysis.scores import Batch, imprint, rank
 from ..core.fields import Within
-from ..core.method import Job
+from ..core.method import Job, Knob
 from ..core.task import Task
 from ..errors import InputError, UsageError
 from ..network.kept import why_kept
@@ -41,9 +41,6 @@ class Imprinted(TrainedOnLevels):
   author = {Elkerdawy, Sara and Elhoushi, Mostafa and Singh, Abhineet and Zhang, Hong and Ray, Nilanjan},
   booktitle = {ICIP}, year = {2020}
 }"""
-
-    rate: ClassVar[str] = "average_bits"
-    rates: ClassVar[tuple[float, ...]] = tuple(8 - k / 4 for k in range(25))
 
     average_bits: Annotated[float, Within(1, 8)] = 4.0
     """Mean bits per weight over all quantised layers."""
@@ -70,6 +67,11 @@ class Imprinted(TrainedOnLevels):
     def levels_name(self) -> str:
         """Which levels of `quantizers.bases`."""
         return self.base
+
+    @property
+    def knob(self) -> Knob:
+        """The average width, in quarters of a bit."""
+        return Knob("average_bits", tuple(8 - k / 4 for k in range(25)))
 
     def plan(self, network: nn.Module, job: Job) -> tuple[TrainedMethod, Mapping[str, Any]]:
         """The bits of every layer, from its score. **Raises** `BudgetError`, `InputError`."""

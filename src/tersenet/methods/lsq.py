@@ -12,6 +12,8 @@ Needs the network's code and training data.
 from dataclasses import dataclass
 from typing import ClassVar
 
+from ..core.method import Job, Method
+from ..network.kept import smallest_batch_norm
 from ..training.levels import TrainedOnLevels
 
 
@@ -24,6 +26,11 @@ class Lsq(TrainedOnLevels):
   author = {Esser, Steven K. and McKinstry, Jeffrey L. and Bablani, Deepika and Appuswamy, Rathinakumar and Modha,
   Dharmendra S.}, booktitle = {ICLR}, year = {2020}, eprint = {1902.08153}
 }"""
+
+    @classmethod
+    def auto_points(cls, job: Job) -> tuple[Method, ...]:
+        """Three epochs at every width, towards the outputs of the original."""
+        return (cls(bn=smallest_batch_norm(job.source), epochs=3, distill=0.7),)
 
     @property
     def levels_name(self) -> str:

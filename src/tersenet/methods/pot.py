@@ -10,6 +10,7 @@ Needs the network's code and training data.
 from dataclasses import dataclass
 from typing import ClassVar
 
+from ..core.method import Knob
 from ..quantizers.activation import Range
 from ..quantizers.bases import FirstClip
 from ..quantizers.estimators import Estimator
@@ -26,8 +27,6 @@ class Pot(TrainedOnLevels):
   booktitle = {ICLR}, year = {2020}, eprint = {1909.13144}
 }"""
 
-    rates: ClassVar[tuple[float, ...]] = (5, 4, 3, 2)
-
     estimator: Estimator = "ste"
     range: Range = "rcf"
     first_clip: FirstClip = "mse"
@@ -42,3 +41,8 @@ class Pot(TrainedOnLevels):
     def levels_name(self) -> str:
         """Which levels of `quantizers.bases`."""
         return "pot"
+
+    @property
+    def knob(self) -> Knob:
+        """Bits; more than 5 add no levels that matter."""
+        return Knob("bits", (5, 4, 3, 2))

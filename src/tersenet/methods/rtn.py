@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..core.fields import Within, check_widths
 from ..core.grid import Uniform
-from ..core.method import Job, Method
+from ..core.method import Job, Knob, Method
 from ..core.model import Piece, QTensor
 from ..errors import UsageError
 from ..network.fold import rewritten
@@ -86,7 +86,6 @@ class Rtn(Method):
 
     needs: ClassVar[str] = "nothing"
     reference: ClassVar[str] = ""
-    rates: ClassVar[tuple[float, ...]] = (8, 7, 6, 5, 4, 3, 2, 1)
 
     bits: Annotated[int, Within(1, 8)] = 4
     """Bits per weight."""
@@ -104,6 +103,11 @@ class Rtn(Method):
         if self.equalise and self.bn == "pair":
             raise UsageError('equalise=True needs batch norm folded: give bn="fold" ("keep" for a network without any)')
         check_widths(self.layer_bits, 1, 8)
+
+    @property
+    def knob(self) -> Knob:
+        """Whole bits."""
+        return Knob("bits", (8, 7, 6, 5, 4, 3, 2, 1))
 
     def compress(self, job: Job) -> Iterator[Piece]:
         """Every tensor of `source`, rounded or kept, in order; `module` only tells how it may be rewritten."""

@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -96,6 +96,11 @@ def batch_norms(specs: Mapping[str, TensorSpec], aliases: Mapping[str, str]) -> 
         if prefix != name and all(f"{prefix}.{part}" in specs for part in BN_PARTS) and len(shapes) == 1:
             found.append(prefix)
     return found
+
+
+def smallest_batch_norm(source: TensorSource) -> Literal["keep", "pair"]:
+    """The mode of batch norm that takes the fewest bytes and can always be had."""
+    return "pair" if batch_norms(source.specs, source.aliases) else "keep"
 
 
 def pair(state: Mapping[str, Tensor], eps: float = DEFAULT_EPS) -> dict[str, Tensor]:

@@ -112,8 +112,8 @@ def _survey(stream: Stream, shape: tuple[int, ...], kind: str) -> _Codes:
 
 def _recorded(reader: Reader, record: Record) -> dict[int, int]:
     """The non-zeros of a tensor by width, if its method recorded them. **Raises** `ValueError` if they cannot be."""
-    facts = reader.index.about["provenance"].get("accgrad")
-    found = facts.get("nonzeros") if isinstance(facts, dict) else None
+    facts = reader.index.about["provenance"].values()
+    found = next((each["nonzeros"] for each in facts if isinstance(each, dict) and "nonzeros" in each), None)
     counts = found.get(record.name, {}) if isinstance(found, dict) else {}
     right = isinstance(counts, dict) and all(
         bits.isdecimal() and 1 <= int(bits[:3]) <= 32 and type(count) is int and count >= 0

@@ -11,7 +11,7 @@ from ..errors import OutputError
 from ..files.lock import locked
 
 PART = r"\.[0-9a-f]{8}\.part"  # what a writer that was killed leaves
-LITTER = rf"\.?(candidate|sketch)(\.\d+)?\.terse({PART})?"
+LITTER = rf"\.?(candidate|untrained|sketch)(\.\d+)?\.terse({PART})?"
 OWN = rf"trials\.sqlite(-journal|-wal|-shm)?|frontier\.png|{LITTER}"
 OF_A_RUN = rf"\.?(run\.json|last\.pt)({PART})?|log\.jsonl|\.lock|events\.out\.tfevents\..*"
 
@@ -23,7 +23,7 @@ class SearchFolder:
         self.path = output.with_name(output.name + ".search")
         self.log = self.path / "trials.sqlite"
         self.candidate = self.path / f"candidate.{os.getpid()}.terse"
-        self.sketch = self.path / f"sketch.{os.getpid()}.terse"
+        self.untrained = self.path / f"untrained.{os.getpid()}.terse"
 
     def run_of(self, key: str) -> Path:
         """Where the training of a trial is kept."""

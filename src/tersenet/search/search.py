@@ -138,10 +138,6 @@ class Search:
         with open(candidate, "rb") as made, replacing_file(self.output, force=there is not None) as stream:
             shutil.copyfileobj(made, stream)
 
-    def begin(self, method: Method) -> None:
-        """Make sure that there is a file."""
-        self.attempt(method)
-
     def describe(self, trial: Trial) -> str:
         """Its bytes, its drop with n and the bound, and the verdict."""
         text = f"{trial.bytes:,} bytes"
@@ -150,54 +146,41 @@ class Search:
         return f"{text}, {self.target.of(trial)}"
 
     def explore(self, method: Method, hint: float | None = None) -> None:
-        """Try rates of `method`, beginning near the rate `hint`, until the best one is found.
-
-        Each training starts from the one at the next higher rate that was finished.
-        """
-        rates = type(method).rates
-        near = None if hint is None else min(range(len(rates)), key=lambda index: abs(rates[index] - hint))
-        made: dict[int, Trial] = {}
-
-        def trial(index: int) -> Trial:
-            before = [made[other].key for other in sorted(made) if other < index]
-            made[index] = self.attempt(
-                method.at(rates[index]), before[-1] if before and method.needs == "training" else ""
-            )
-            return made[index]
-
-        def sketched(index: int) -> int:
-            try:
-                return trial(index).bytes if method.sketch == method else self._sketched(method.at(rates[index]))
-            except BudgetError:  # the method cannot go so low
-                return 0
-
+        """Try values of the knob of `method`, beginning near `hint`, until the best one is found."""
         if self.target.max_bytes is not None:
-            goal = self.target.max_bytes
-            index = boundary(len(rates), near, lambda index: sketched(index) > goal) + 1
+            self._fill(_Turned(self, method, hint), self.target.max_bytes)
+        else:
+            self._shrink(_Turned(self, method, hint))
+
+    def _fill(self, turned: "_Turned", most: int) -> None:
+        """The largest file of at most `most` bytes, or the smallest that the method can make."""
+        index = boundary(turned.count, turned.near, lambda index: turned.size(index) > most) + 1
+        with suppress(BudgetError):
+            while index < turned.count and turned.trial(index).bytes > most:
+                index += 1
+            if index < turned.count:
+                return
+        for last in reversed(range(turned.count)):
             with suppress(BudgetError):
-                while index < len(rates) and trial(index).bytes > goal:
-                    index += 1
-                if index < len(rates):
-                    return
-            for last in reversed(range(len(rates))):  # the smallest file that the method can make
-                with suppress(BudgetError):
-                    trial(last)
-                    return
-            return
+                turned.trial(last)
+                return
+
+    def _shrink(self, turned: "_Turned") -> None:
+        """The smallest file within the drop; trainings that would be larger than the best file are left out."""
         best = self.reached
-        sure = self.target.of(self.attempt(method.at(rates[0]).sketch)) == "met"
+        sure = self.target.of(turned.first()) == "met"
         first = 0
-        if method.needs == "training" and best is not None and self.within(best, sure):
-            first = boundary(len(rates), 0, lambda index: self._sketched(method.at(rates[index])) >= best.bytes) + 1
+        if turned.trains and best is not None and self.within(best, sure):
+            first = boundary(turned.count, 0, lambda index: turned.size(index) >= best.bytes) + 1
 
         def holds(index: int) -> bool:
             try:
-                return self.within(trial(first + index), sure)
+                return self.within(turned.trial(first + index), sure)
             except BudgetError as error:  # the method cannot go so low
                 self.say(f"left out: {error}")
                 return False
 
-        boundary(len(rates) - first, None if near is None else near - first, holds)
+        boundary(turned.count - first, None if turned.near is None else turned.near - first, holds)
 
     def polish(self) -> None:
         """Try the rates just below that of the best trial: neighbouring files differ by noise, too, and the bisection
@@ -210,11 +193,10 @@ class Search:
             return
         while (best := self.reached) is not None and self.target.of(best) == "met":
             method = self.tried[best.key]
-            kind = type(method)
             if method.needs == "training":
                 return
-            rate = getattr(method, kind.rate)
-            for lower in (other for other in kind.rates if NEAR * rate <= other < rate):
+            value = getattr(method, method.knob.field)
+            for lower in (other for other in method.knob.values if NEAR * value <= other < value):
                 with suppress(BudgetError):  # the method cannot go so low
                     self.attempt(method.at(lower))
                 if self.reached != best:
@@ -222,17 +204,50 @@ class Search:
             else:
                 return
 
+    def size(self, method: Method) -> int:
+        """The bytes of a file that is made, and not kept."""
+        try:
+            return self.make(method, "", self.folder.untrained)
+        finally:
+            self.folder.untrained.unlink(missing_ok=True)
+
     def within(self, trial: Trial, sure: bool) -> bool:
         """Whether a trial keeps the target: surely, or as far as its mean tells."""
         assert trial.drop is not None and self.target.max_drop is not None
         return self.target.of(trial) == "met" if sure else trial.drop <= self.target.max_drop
 
-    def _sketched(self, method: Method) -> int:
-        """The bytes of a method's sketch."""
+
+class _Turned:
+    """A method at the values of its knob, by index; `near` is the one nearest to `hint`. Each training starts from the
+    one at the next higher value that was finished."""
+
+    def __init__(self, search: Search, method: Method, hint: float | None) -> None:
+        self.search, self.method, self.values = search, method, method.knob.values
+        self.count, self.trains = len(self.values), method.needs == "training"
+        self.near = None if hint is None else min(range(self.count), key=lambda i: abs(self.values[i] - hint))
+        self.made: dict[int, Trial] = {}
+
+    def trial(self, index: int) -> Trial:
+        """The trial at a value, made or known."""
+        before = [self.made[other].key for other in sorted(self.made) if other < index]
+        method = self.method.at(self.values[index])
+        self.made[index] = self.search.attempt(method, before[-1] if before and self.trains else "")
+        return self.made[index]
+
+    def first(self) -> Trial:
+        """The trial of the largest file, untrained where that can be."""
+        untrained = self.method.at(self.values[0]).untrained
+        return self.trial(0) if untrained is None else self.search.attempt(untrained)
+
+    def size(self, index: int) -> int:
+        """Its bytes, without training where that tells them; 0 where the method cannot go so low."""
+        untrained = self.method.at(self.values[index]).untrained
         try:
-            return self.make(method.sketch, "", self.folder.sketch)
-        finally:
-            self.folder.sketch.unlink(missing_ok=True)
+            if untrained is None or self.method.untrained == self.method:
+                return self.trial(index).bytes
+            return self.search.size(untrained)
+        except BudgetError:
+            return 0
 
 
 def in_words(seconds: float) -> str:

@@ -14,15 +14,12 @@ from torch import nn
 
 from ..analysis.intervals import Estimate
 from ..api import identified
-from ..core.method import Method
+from ..core.method import Job, Method
 from ..core.task import Task
 from ..errors import BudgetError, OutputError, TersenetError, UsageError
 from ..files.atomic import check_output
 from ..files.checkpoint import Where, checkpoint_at, open_checkpoint
-from ..methods import get
-from ..methods.vlcq.sequential import holdable
-from ..network.calibrate import calibration
-from ..network.kept import batch_norms
+from ..methods import get, names
 from ..progress import OutOfTime, until
 from .folder import SearchFolder, hash_of
 from .outcome import Outcome
@@ -33,7 +30,6 @@ from .workshop import VALIDATION, Workshop
 
 Step = Callable[[Search], None]
 Say = Callable[[str], None]
-MOST_IMAGES = 4096  # that auto calibrates on
 
 
 def compress_within(
@@ -76,60 +72,51 @@ def auto(
     max_bytes: int | None = None,
     max_drop: float | None = None,
     train: bool = False,
+    methods: Sequence[str] | None = None,
     time_limit: float = 1800.0,
     force: bool = False,
     named: str = "",
     say: Say = lambda text: None,
 ) -> Outcome:
-    """Like `compress_within`, by one method after the other, from cheap to dear: data-free, calibrated, with `train`
-    trained. Each begins at the rate, and a training at the size, that the methods before it have reached."""
-    specs = open_checkpoint(path, module)
-    bn = "pair" if batch_norms(specs.specs, specs.aliases) else "keep"
-    methods = _cheap_to_dear(module, task, bn, train)
-    first = get("rtn")().at(8)
-    steps = [lambda search: search.begin(first), *(_step(method, max_bytes) for method in methods)]
-    identity = {"method": "auto", "train": train}
-    return _search(path, output, first, steps, identity, module, task, Target(max_bytes, max_drop), time_limit, force,
-                   "fast", named, say)  # fmt: skip
+    """Like `compress_within`, by one method after the other: what all of them, or those named in `methods`, offer
+    (`Method.auto_points`), data-free first, then calibrated, with `train` trained. Each begins at the value of its
+    knob, and a training at the size, that those before it have reached."""
+    chosen = list(names() if methods is None else methods)
+    job = Job(open_checkpoint(path, module), module, task.for_method())
+    points = _cheap_to_dear([point for name in chosen for point in get(name).auto_points(job)], task, train)
+    if not points:
+        raise UsageError(
+            f"none of {', '.join(chosen)} offers anything to auto: use compress with max_bytes or max_drop"
+        )
+    identity = {"method": "auto", "train": train, **({} if methods is None else {"methods": chosen})}
+    steps = [_step(method, max_bytes) for method in points]
+    return _search(path, output, points[0], steps, identity, module, task, Target(max_bytes, max_drop), time_limit,
+                   force, "fast", named, say)  # fmt: skip
 
 
-def _cheap_to_dear(module: nn.Module, task: Task, bn: str, train: bool) -> list[Method]:
-    """What auto tries: without data; on as many calibration images as layer inputs can be held of; with training."""
-    kept: dict[str, Any] = {"bn": bn}
-    found = [get("vlcq")(**kept)]
-    if task.calibration is not None:
-        images = max(1, min(MOST_IMAGES, holdable(module, calibration(task, 2)[0][0])))
-        found.append(replace(found[0], calibrate=True, images=1 << images.bit_length() - 1))  # type: ignore[call-arg]
-    if train:
-        found.append(get("lsq")(**kept, epochs=3, distill=0.7))  # type: ignore[call-arg]
-        few = {"signal": "grad-magnitude", "bits": (4,), "epochs": 8, "refine": 2}
-        found.append(get("accgrad")(**kept | few))
-    return found
+def _cheap_to_dear(points: list[Method], task: Task, train: bool) -> list[Method]:
+    """In the order that methods are tried: by what they need, trainings by the work they take."""
+    order = ("nothing", "calibration", "training")
+    wanted = [point for point in points if train or point.needs != "training"]
+    return sorted(wanted, key=lambda point: (order.index(point.needs), point.work(task) * (point.needs == "training")))
 
 
 def _step(method: Method, max_bytes: int | None) -> Step:
-    """All trials of a method, beginning at the rate of the best trial so far."""
-    if max_bytes is not None and hasattr(method, "max_bytes"):
-        return _filling(method, max_bytes)
+    """All trials of a method, beginning at the value of its knob that the best trial so far has."""
+    filling = None if max_bytes is None else method.filling(max_bytes)
+
+    def fill(search: Search) -> None:
+        assert filling is not None
+        try:
+            search.attempt(filling)
+        except BudgetError:
+            search.attempt(method.at(method.knob.values[-1]))
 
     def step(search: Search) -> None:
         best = search.reached
-        hint = None if best is None else json.loads(best.key)["fields"].get(type(method).rate)
-        search.explore(method, hint)
+        search.explore(method, None if best is None else json.loads(best.key)["fields"].get(method.knob.field))
 
-    return step
-
-
-def _filling(method: Method, max_bytes: int) -> Step:
-    """One trial of a method that fills a number of bytes by itself; where that cannot be, its smallest file."""
-
-    def step(search: Search) -> None:
-        try:
-            search.attempt(replace(method, max_bytes=max_bytes))  # type: ignore[call-arg]
-        except BudgetError:
-            search.attempt(method.at(type(method).rates[-1]))
-
-    return step
+    return step if filling is None else fill
 
 
 def _search(
@@ -213,12 +200,13 @@ def _prove(shop: Workshop, first: Method, deadline: float) -> None:
     """Make and judge a file as the search will, and delete it. **Raises** whatever is wrong with the call."""
     try:
         with until(deadline), suppress(BudgetError):  # a target that cannot be met is an outcome
-            shop.make(first.at(type(first).rates[0]).sketch, "", shop.folder.sketch)
-            shop.judge(shop.folder.sketch)
+            biggest = first.at(first.knob.values[0])
+            shop.make(biggest.untrained or biggest, "", shop.folder.untrained)
+            shop.judge(shop.folder.untrained)
     except OutOfTime as stop:
         raise BudgetError(f"{stop} before the first trial was finished: allow more time") from stop
     finally:
-        shop.folder.sketch.unlink(missing_ok=True)
+        shop.folder.untrained.unlink(missing_ok=True)
 
 
 def _own(output: Path, log: Path) -> bool:

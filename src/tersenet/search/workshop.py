@@ -54,11 +54,11 @@ class Workshop:
         check_method(method, self.source, None)
         seen = None if self.task is None else self.task.for_method()
         if method.needs == "training":
-            kept, trains = self.folder.run_of(key_of(method, start)), method.sketch != method
+            kept, trains = self.folder.run_of(key_of(method, start)), method.untrained != method
             run = RunFolder(kept, (kept / "run.json").is_file(), self.folder.run_of(start) if start else None)
             pieces = method.compress(Job(self.source, self.network, seen, run if trains else None))
         else:
-            family = key_of(method.at(type(method).rates[0]))
+            family = key_of(method.at(method.knob.values[0]))
             if self.kept is None or self.kept[0] != family:
                 self.kept = family, method.prepared(Job(self.source, self.network, seen))
             pieces = self.kept[1](method)

@@ -86,7 +86,7 @@ class TrainedOnLevels(TrainedMethod):
         return RULES[self.estimator]
 
     @property
-    def sketch(self) -> Method:
+    def untrained(self) -> Method:
         """The same without training."""
         return replace(self, epochs=0, stages=())
 

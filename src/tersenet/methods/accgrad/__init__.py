@@ -31,10 +31,10 @@ from torch import Tensor, nn
 
 from ...analysis.evaluate import evaluate
 from ...core.fields import Within, check_widths
-from ...core.method import Job, Method
+from ...core.method import Job, Knob, Method
 from ...core.model import TensorSpec
 from ...errors import BudgetError, UsageError
-from ...network.kept import computed, left_out
+from ...network.kept import computed, left_out, smallest_batch_norm
 from ...network.layers import Layer
 from ...progress import progress
 from ...quantizers.quantizer import Quantizer
@@ -61,8 +61,6 @@ class AccGrad(TrainedMethod):
   title = {Exploration of Accumulated Gradient for Neural Network Compression},
   author = {Gaopande, Meghana Laxmidhar}, school = {Virginia Tech}, year = {2020}
 }"""
-    rate: ClassVar[str] = "target_ratio"
-    rates: ClassVar[tuple[float, ...]] = tuple(round(3 * 1.19**k, 1) for k in range(32))
 
     mode: Literal["post", "in", "combined"] = "combined"
     """post (widths once, after training), in (groups while it trains), or combined."""
@@ -107,7 +105,18 @@ class AccGrad(TrainedMethod):
         check_widths(self.layer_bits, 2, WIDEST)
 
     @property
-    def sketch(self) -> Method:
+    def knob(self) -> Knob:
+        """Ratios of the sparse-row accounting, from 3 to some 650."""
+        return Knob("target_ratio", tuple(round(3 * 1.19**k, 1) for k in range(32)))
+
+    @classmethod
+    def auto_points(cls, job: Job) -> tuple[Method, ...]:
+        """One cluster of 4 bits by the signal that prunes best."""
+        bn = smallest_batch_norm(job.source)
+        return (cls(bn=bn, signal="grad-magnitude", bits=(4,), epochs=8, refine=2),)
+
+    @property
+    def untrained(self) -> Method:
         """A tenth of the epochs, clustered at the end."""
         short = max(1, self.epochs // 10)
         return replace(self, epochs=short, warmup=1, refine=0, mode="post", tune=False, bits=(0, *self.widths)[-4:])

@@ -138,7 +138,7 @@ class Lapq(Method):
         check_widths(self.layer_bits, 2, 8)
 
     @property
-    def sketch(self) -> Method:
+    def untrained(self) -> Method:
         """Clips by squared error, without a search."""
         return replace(self, search="l2")
 

@@ -25,23 +25,25 @@ import torch
 from torch import Tensor, nn
 
 from ...core.fields import Seed, Within
-from ...core.method import Job, Method, TensorSource
+from ...core.method import Job, Knob, Method, TensorSource
 from ...core.model import CompressedModel, Entry, KeptTensor, Piece
 from ...core.task import Task
 from ...errors import BudgetError, UsageError
 from ...files.terse import measure
 from ...network.calibrate import calibration
 from ...network.gptq import DAMPING
-from ...network.kept import COMPUTED, PairedSource, left_out, prepare_batch_norm, why_kept
+from ...network.kept import COMPUTED, PairedSource, left_out, prepare_batch_norm, smallest_batch_norm, why_kept
 from ...network.synthesize import guess_shape, has_statistics, synthesize
 from .budget import CLOSE, fill
 from .plan import Plan
-from .sequential import NetworkQuantizer, RowScale
+from .sequential import NetworkQuantizer, RowScale, holdable
 from .tune import tuned
 
 DEFAULT_BITS = 4.0
 ROUNDS = 4  # of filling a budget and tuning
 REAL_DAMPING = 0.03  # of moments of real inputs: better below 1 bit, equal above (docs/design/0007)
+RATES = tuple(float(f"{8 * 0.97**k:.3g}") for k in range(220))  # from 8 bits to 0.01
+MOST_IMAGES = 4096  # that auto calibrates on
 
 
 @dataclass(frozen=True)
@@ -56,8 +58,6 @@ class Vlcq(Method):
 
     needs: ClassVar[str] = "nothing"
     reference: ClassVar[str] = ""
-    rate: ClassVar[str] = "nominal_bits"
-    rates: ClassVar[tuple[float, ...]] = tuple(float(f"{8 * 0.97**k:.3g}") for k in range(220))
 
     target_bits: Annotated[float, Within(above=0, most=16)] | None = None
     """Bits per quantised weight, tables and scales counted (3 if nothing is given)."""
@@ -85,9 +85,27 @@ class Vlcq(Method):
         if self.input_shape is not None:
             parse_shape(self.input_shape)
 
-    def at(self, rate: float) -> Method:
-        """At another rate, and to no number of bytes."""
-        return replace(self, nominal_bits=rate, target_bits=None, max_bytes=None)
+    @property
+    def knob(self) -> Knob:
+        """Nominal rates, which take one encode each."""
+        return Knob("nominal_bits", RATES)
+
+    def at(self, value: float) -> Method:
+        """At another nominal rate, and to no number of bytes."""
+        return replace(self, nominal_bits=value, target_bits=None, max_bytes=None)
+
+    def filling(self, max_bytes: int) -> Method:
+        """To a number of bytes."""
+        return replace(self, max_bytes=max_bytes)
+
+    @classmethod
+    def auto_points(cls, job: Job) -> tuple[Method, ...]:
+        """Without data, and on as many calibration inputs as the inputs of all layers can be held of."""
+        plain = cls(bn=smallest_batch_norm(job.source))
+        if job.module is None or job.task is None or job.task.calibration is None:
+            return (plain,)
+        images = max(1, min(MOST_IMAGES, holdable(job.module, calibration(job.task, 2)[0][0])))
+        return plain, replace(plain, calibrate=True, images=1 << images.bit_length() - 1)
 
     def work(self, task: Task | None) -> float:
         """Inputs are synthesised or tuned on, and seen by every layer three times."""

@@ -1,6 +1,6 @@
-"""Tables of papers, made again: train, compress in every mode, judge from the file, print beside what was published."""
+"""Gaopande 2020: ratios of accumulated-gradient quantization in its three modes, beside the published ones."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -11,20 +11,21 @@ import torch
 from safetensors.torch import save
 from torch import nn
 
-from ..analysis.evaluate import evaluate
-from ..analysis.intervals import Estimate
-from ..api import compress_file, load, load_network
-from ..core.method import Method, RunFolder
-from ..core.task import Task
-from ..errors import UsageError
-from ..files.atomic import replacing_file
-from ..methods import get
-from ..report.size import storage
-from ..training.loop import Schedule, Session, fit
-from ..training.processes import Processes
-from ..training.run import open_run
-from . import images
-from .models import build
+from ...analysis.evaluate import evaluate
+from ...analysis.intervals import Estimate
+from ...api import compress_file, load, load_network
+from ...core.method import Method, RunFolder
+from ...core.task import Task
+from ...errors import UsageError
+from ...files.atomic import replacing_file
+from ...methods import get
+from ...report.size import storage
+from ...training.loop import Schedule, Session, fit
+from ...training.processes import Processes
+from ...training.run import open_run
+from .. import images
+from ..models import build
+from . import Own, Table
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,12 @@ ON_A_GPU = ("vgg16",)
 OWN = Recipe(Task, 0, 10, 3, 0.02, (7.62, 22.08, 57.22))  # for a network of the user's, which is trained already
 
 
+COLUMNS = (
+    "network", "mode", "signal", ">epochs", ">fp32 %", ">test %", ">drop, points (95 %)", ">non-zeros",
+    "bits: non-zeros", ">thesis", ">CSR ratio", ">file ratio", ">file bytes",
+)  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Row:
     """One compressed network: accuracies on the test split, decoded from the file, and what it takes."""
@@ -70,8 +77,30 @@ class Row:
     file_ratio: float
     file_bytes: int
 
+    @property
+    def cells(self) -> tuple[object, ...]:
+        """As people see it, in the order of `COLUMNS`."""
+        drop = f"{self.drop.mean:.2f} ({self.drop.low:.2f} to {self.drop.high:.2f})"
+        return (
+            self.network, self.mode, self.signal, self.epochs, f"{100 * self.fp32:.2f}", f"{100 * self.accuracy:.2f}",
+            drop, f"{self.nonzeros:,}", self.bits, "" if self.published is None else self.published,
+            f"{self.csr_ratio:.2f}", f"{self.file_ratio:.2f}", f"{self.file_bytes:,}",
+        )  # fmt: skip
 
-def accgrad(
+
+def table(work: Path, nets: Sequence[str], seed: int, own: Own | None) -> Table:
+    """Train, compress in every mode, judge from the file; by default the two LeNets on MNIST."""
+    if own is not None:
+        work.mkdir(parents=True, exist_ok=True)
+        signals = ("grad", "grad-magnitude")
+        found = list(rows(own.weights.stem, own.network, own.task, own.weights, work, OWN, seed, signals))
+    else:
+        found = [row for name in nets or ("lenet300", "lenet5") for row in trained_here(name, work, seed)]
+    title = f"accumulated gradients, seed {seed}; ratios to fp32, test accuracy from the file"
+    return Table(title, COLUMNS, [row.cells for row in found], [asdict(row) for row in found])
+
+
+def trained_here(
     name: str, work: Path, seed: int = 0, signals: tuple[str, ...] = ("grad", "grad-magnitude")
 ) -> Iterator[Row]:
     """The rows of a network of the thesis, trained here. Everything is kept in `work` and goes on there.

@@ -75,7 +75,8 @@ class TrainedMethod(Method):
         for bits in (self.bits, self.act_bits, *self.stages):
             if bits != FULL:
                 self.kind.check(bits)
-        check_widths(self.layer_bits, self.kind.least, self.kind.most)
+        middle = {name: bits for name, bits in self.layer_bits.items() if bits != 8}  # first and last layers have 8
+        check_widths(middle, self.kind.least, self.kind.most)
         if self.bn == "fold":
             raise UsageError('bn="fold" cannot be trained: give bn="pair" or bn="keep"')
 
@@ -164,6 +165,7 @@ class TrainedMethod(Method):
         bits = self.bits_of(name, 8 if end else bits)
         if end and bits == 8:
             return eight_bits(typed, axis).to(weight.device)
+        check_widths({name: bits}, self.kind.least, self.kind.most)
         levels = self.kind.weights(bits)
         return self.kind.build(typed, levels, self.rule, axis, normed, self.remedy, self.first).to(weight.device)
 

@@ -45,7 +45,11 @@ def test_a_given_attack_ends_likewise(given: Path, file: Path) -> None:
     assert judge(file) == []
 
 
-REFUSED = [name for name in ATTACKS if name.startswith(("act_", "layout_", "index_", "scale_", "kept_bool", "trellis_", "low_"))]
+REFUSED = [
+    name
+    for name in ATTACKS
+    if name.startswith(("act_", "layout_", "index_", "scale_", "kept_bool", "trellis_", "low_"))
+]
 REFUSED += [
     "duplicate_json_keys",
     "batch_norm_empty",

@@ -84,7 +84,7 @@ def test_the_network_that_a_method_saw_last_is_the_network_in_its_file(
 def test_the_network_that_vlcq_tuned_is_the_network_in_its_file(
     bn: str, network: nn.Module, task: Task, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    small = made(network, "vlcq", task, {"target_bits": 3.0, "bn": bn, "images": 32})
+    small = made(network, "vlcq", task, {"target_bits": 3.0, "bn": bn, "images": 16, "synthesis_steps": 3})
     bias = small.tensors["bn2.bias"]
     assert isinstance(bias, KeptTensor) and bias.tensor.dtype == torch.float16
     worse = replace(small, tensors={**small.tensors, "bn2.bias": replace(bias, tensor=bias.tensor + 1)})

@@ -114,10 +114,11 @@ class LazyTensors(Mapping[str, Entry]):
 
     def __init__(self, reader: Reader) -> None:
         self._reader = reader
+        self.path = reader.path
 
     def __getitem__(self, name: str) -> Entry:
         record = self._reader.index.records[name]
-        with reading(self._reader.path, f"tensor {name!r}"):
+        with reading(self.path, f"tensor {name!r}"):
             return _read_quantised(self._reader, record) if record.grid else _read_kept(self._reader, record)
 
     def __iter__(self) -> Iterator[str]:

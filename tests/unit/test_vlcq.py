@@ -104,7 +104,8 @@ def test_synthesised_inputs_show_batch_norm_its_own_statistics(network: nn.Modul
         return float(((z.mean((0, 2, 3)) - mean) / deviation).square().mean().detach())
 
     assert distance(y) < 0.1 * distance(noise)
-    assert torch.equal(inputs, synthesize(network, 64, guess_shape(network), steps=25))
+    again = [synthesize(network, 8, guess_shape(network), steps=3) for _ in range(2)]
+    assert torch.equal(again[0], again[1])
 
 
 def test_without_batch_norm_the_user_is_told_and_the_weights_are_still_compressed() -> None:

@@ -57,7 +57,7 @@ def test_a_stopped_training_goes_on_to_the_same_bytes(
 ) -> None:
     monkeypatch.setattr("tersenet.steps.run.EVERY", 0.0)
     method = methods.get("lsq")(bits=3, act_bits=4, epochs=1, stages=(4,), remedy=remedy)  # type: ignore[call-arg]
-    batches = list(task.split("train"))
+    batches = [(inputs[:32], targets[:32]) for inputs, targets in task.split("train")]
     source = open_module(network)
 
     def result(folder: str, stop: int, resume: bool) -> bytes:

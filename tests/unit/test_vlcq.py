@@ -145,7 +145,7 @@ def test_the_networks_code_helps_at_equal_bytes(checkpoint: Path, network: nn.Mo
         if module is None and bn == "fold":
             continue
         small = tersenet.compress(
-            checkpoint, "vlcq", module=module, target_bits=1.5, bn=bn, images=32, synthesis_steps=30
+            checkpoint, "vlcq", module=module, target_bits=1.5, bn=bn, images=16, synthesis_steps=20
         )
         decoded = small.apply_to(copy.deepcopy(reference))
         with torch.no_grad():

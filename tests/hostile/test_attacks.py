@@ -167,12 +167,11 @@ def test_no_control_character_of_a_file_reaches_the_terminal(
     assert len(shown.err) < 5000
 
 
-@pytest.mark.parametrize("command", ["inspect", "inspect --storage", "verify"])
-def test_no_attack_is_a_fault_for_a_command_line(command: str, file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_attack_is_a_fault_for_a_command_line(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name, made in ATTACKS.items():
         file.write_bytes(made())
         with pytest.raises(SystemExit) as stop:
-            main([*command.split(), str(file)])
+            main(["inspect", "--storage", str(file)])
         assert stop.value.code in (0, 1) and "fault of tersenet" not in capsys.readouterr().err, name
 
 

@@ -86,7 +86,7 @@ def test_a_training_killed_at_any_moment_goes_on_to_the_same_bytes(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def command(out: str, *run: str) -> list[str]:
-        flags = ["--model", "digits", "--task", "digits", "--method", "lsq", "--bits", "3", "--epochs", "3"]
+        flags = ["--model", "digits", "--task", "digits", "--method", "lsq", "--bits", "3", "--epochs", "2"]
         compress = [sys.executable, "-m", "tersenet", "compress", str(checkpoint), "-o", out]
         return [*compress, *flags, "--seed", "1", *run]
 

@@ -27,7 +27,7 @@ from tersenet.steps.target import Target
 from tersenet.steps.trials import Trial
 
 BRIEF: dict[str, dict[str, Any]] = {
-    "rtn": {}, "vlcq": {"images": 16, "synthesis_steps": 4}, "lapq": {"search": "l2"}, "imprint": {"epochs": 0},
+    "rtn": {}, "vlcq": {"images": 8, "synthesis_steps": 4}, "lapq": {"search": "l2"}, "imprint": {"epochs": 0},
     "accgrad": {"epochs": 3, "warmup": 1, "refine": 1, "bits": (6,)},
 }  # fmt: skip
 

@@ -94,7 +94,7 @@ def test_layers_are_found_in_running_order_with_their_batch_norms(network: nn.Mo
 
 
 def test_synthesised_inputs_show_batch_norm_its_own_statistics(network: nn.Module) -> None:
-    inputs = synthesize(network, 64, guess_shape(network), steps=25)
+    inputs = synthesize(network, 32, guess_shape(network), steps=25)
     y = network.conv2(input_of(network, "conv2", inputs))
     noise = network.conv2(input_of(network, "conv2", gauss(64, *inputs.shape[1:])))
     mean, deviation = network.bn2.running_mean, network.bn2.running_var.sqrt()

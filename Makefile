@@ -34,7 +34,7 @@ asan: test-install
 	$(PIP) --no-deps --target $(ASAN) -C cmake.define.TERSENET_SANITIZE=ON .
 	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libstdc++.so.6)" \
 	ASAN_OPTIONS=detect_leaks=0 TERSENET_REQUIRE_NATIVE=1 PYTHONPATH=$(ASAN) \
-	$(BIN)/python -m pytest --noconftest $(ASAN_TESTS)
+	$(BIN)/python -m pytest -n 0 --noconftest $(ASAN_TESTS)
 
 # Ten minutes in all, or FUZZ_SECONDS: what is found lies in build/fuzz, and so does the corpus for the next time.
 FUZZ_SECONDS ?= 600

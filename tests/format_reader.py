@@ -1,6 +1,7 @@
 """A second reader, written from docs/format.md alone; imports nothing of tersenet. Slow, and as strict as the page."""
 
 import json
+import re
 from itertools import pairwise
 from math import prod
 from typing import Any
@@ -68,8 +69,8 @@ def read(path: str) -> dict[str, np.ndarray]:
     aliases = {alias: tensors[name] for alias, name in index.get("aliases", {}).items()}
     names = {entry[0] for entry in index["tensors"]}
     assert not names & set(aliases) and names.issuperset(index.get("aliases", {}).values())
+    check_layout(index.get("layout", {}), [*names, *aliases], list(index.get("files", {})))
     for name, (size, original) in index.get("files", {}).items():
-        assert "\0" not in name
         tensors["file:" + name] = np.frombuffer(inflate(take(whole(size, 1)), whole(original)), np.uint8)
     assert take(0) == b"" and not any(contents)
     return tensors | aliases
@@ -101,10 +102,27 @@ def check_index(index: Any) -> None:
     assert all(isinstance(value, MEMBERS[name]) for name, value in index.items())
     assert all(depth(index.get(name, {})) <= 64 for name in ("aliases", "layout", "provenance"))
     assert index.get("batch_norm", "pair") in ("pair", "fold")
-    shards, metadata = (index.get("layout", {}).get(name, {}) for name in ("shards", "metadata"))
-    assert isinstance(shards, dict) and isinstance(metadata, dict) and not any("\0" in name for name in shards)
-    assert all(isinstance(names, list) and all(isinstance(name, str) for name in names) for names in shards.values())
-    assert all(isinstance(v, str) or all(isinstance(text, str) for text in v.values()) for v in metadata.values())
+
+
+def check_layout(layout: dict[str, Any], tensors: list[str], attachments: list[str]) -> None:
+    shards, metadata = layout.get("shards", {}), layout.get("metadata", {})
+    assert isinstance(shards, dict) and isinstance(metadata, dict)
+    assert all(isinstance(v, dict) and all(isinstance(text, str) for text in v.values()) for v in metadata.values())
+    files = [*shards, *attachments]
+    assert len(set(files)) == len(files)
+    for name in files:
+        parts = name.split("/")
+        assert len(name.encode()) <= 1024 and len(parts) <= 32 and all(len(part.encode()) <= 255 for part in parts)
+        assert all(set(part) - set(". ") for part in parts)
+        assert not re.search(r"[\\:\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]", name)
+        assert not any(other.startswith(name + "/") for other in files)
+    assert all(re.search(r"\A[^/]*\.(safetensors|bin)\Z", shard) for shard in shards)
+    assert not shards or sorted(name for names in shards.values() for name in check_list(names)) == sorted(tensors)
+
+
+def check_list(value: Any) -> list[Any]:
+    assert isinstance(value, list)
+    return value
 
 
 def whole(value: Any, least: int = 0, most: int = 2**48) -> int:

@@ -8,7 +8,7 @@ TersenetError
 ├── FormatError          a .terse file that is not valid: damaged, truncated, foreign
 │   ├── ChecksumError    bytes differ from what was written
 │   ├── VersionError     written by a newer tersenet
-│   └── SizeLimitError   claims more memory than its size allows
+│   └── SizeLimitError   claims more memory than its size allows, or than there is
 ├── OutputError          the result cannot be written (exists, is what is read, disk full, held by another process)
 ├── TrainingError        a training that cannot go on (NaN, infinity)
 ├── BudgetError          a byte or accuracy target that cannot be met; `.nearest` says how near
@@ -52,7 +52,7 @@ class VersionError(FormatError):
 
 
 class SizeLimitError(FormatError):
-    """The file claims more memory than its size allows."""
+    """The file claims more memory than its size allows, or than there is."""
 
 
 class OutputError(TersenetError):

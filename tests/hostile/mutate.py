@@ -150,7 +150,7 @@ def judge(path: Path) -> list[str]:
             ends[name] = work(path)
         except FormatError as error:
             ends[name] = error
-            if str(path) not in str(error) and name != "write":
+            if str(path) not in str(error):
                 faults.append(f"{name}: no file in {error}")
         except OutputError as error:
             ends[name] = error

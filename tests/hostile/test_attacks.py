@@ -45,7 +45,11 @@ def test_a_given_attack_ends_likewise(given: Path, file: Path) -> None:
     assert judge(file) == []
 
 
-REFUSED = [name for name in ATTACKS if name.startswith(("act_", "index_", "scale_", "kept_bool", "trellis_", "low_"))]
+REFUSED = [
+    name
+    for name in ATTACKS
+    if name.startswith(("act_", "layout_", "index_", "scale_", "kept_bool", "trellis_", "low_"))
+]
 REFUSED += [
     "duplicate_json_keys",
     "batch_norm_empty",
@@ -56,7 +60,7 @@ REFUSED += [
 REFUSED += ["kept_complex_as_int", "kept_f64_nan_as_bool", "kept_i64_as_f8", "kept_u64_as_u16", "kept_100_dims"]
 REFUSED += ["kept_zstd_empty_with_junk", "coder2_empty_frame_with_junk", "coder2_chunk_claims_100GB", "grid_kind_list"]
 REFUSED += ["constant_out_of_type", "constant_out_of_type_of_nothing", "zero_point_extreme", "zero_point_nan_f64"]
-REFUSED += ["group_rows_zero", "group_row_zero_len", "quant_100_dims", "codes_outside_codebook", "layout_names_list"]
+REFUSED += ["group_rows_zero", "group_row_zero_len", "quant_100_dims", "codes_outside_codebook"]
 OPENED = ["kept_constant_of_nothing", "kept_zstd_empty", "kept_c128", "group_1d", "axis_dim_zero", "codebook_axis_1d"]
 OPENED += [
     "name_ansi",
@@ -161,6 +165,14 @@ def test_no_control_character_of_a_file_reaches_the_terminal(
     for text in (shown.out, shown.err):
         assert all(character.isprintable() or character == "\n" for character in text)
     assert len(shown.err) < 5000
+
+
+def test_no_attack_is_a_fault_for_a_command_line(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, made in ATTACKS.items():
+        file.write_bytes(made())
+        with pytest.raises(SystemExit) as stop:
+            main(["inspect", "--storage", str(file)])
+        assert stop.value.code in (0, 1) and "fault of tersenet" not in capsys.readouterr().err, name
 
 
 def test_a_table_of_very_many_tensors_says_how_many_it_leaves_out(

@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 import tersenet
 from tersenet import methods
 from tersenet.api import compress_file
-from tersenet.errors import OutputError
+from tersenet.errors import OutputError, SizeLimitError
 from tersenet.files import atomic, parts
 from tersenet.files.restore import write_checkpoint
 from tersenet.training.run import _read, open_run
@@ -168,6 +168,7 @@ def test_any_call_that_fails_leaves_the_old_or_the_new(
     raise AssertionError("there is no end of calls")
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # raised in a generator's clean-up
 @pytest.mark.parametrize("error", [MemoryError, KeyboardInterrupt])
 @pytest.mark.parametrize("action", [name for name in ACTIONS if name != "checkpoint of a training"])
 def test_a_lack_of_memory_or_an_interruption_at_any_moment_costs_nothing(
@@ -201,7 +202,7 @@ def test_a_lack_of_memory_or_an_interruption_at_any_moment_costs_nothing(
     total = at_call(0)
     for at in range(1, total + 1, max(1, total // 20)):
         does(source, "old", old_out, True)
-        with suppress(error):
+        with suppress(error, *([SizeLimitError] if error is MemoryError else [])):  # typed while a file is read
             at_call(at)
         assert content(old_out) in (old, new), at
     does(source, "new", old_out, True)

@@ -85,11 +85,19 @@ def test_transposed_convolutions_have_their_channels_on_axis_1() -> None:
     assert (axes["0.weight"], axes["1.weight"]) == (0, 1)
 
 
+def shaped(shape: list[int]) -> bytes:
+    """A safetensors file with a tensor of no elements."""
+    header = json.dumps({"e": {"dtype": "F32", "shape": shape, "data_offsets": [0, 0]}}).encode()
+    return len(header).to_bytes(8, "little") + header
+
+
 @pytest.mark.parametrize(
     ("name", "content", "says"),
     [
         ("empty.safetensors", b"", "is empty"),
         ("text.safetensors", b"hello, this is no checkpoint at all", "not a readable safetensors file"),
+        ("shape.safetensors", shaped([0, 1 << 63]), r"tensor e has shape \[0, 9223372036854775808\], which no tensor"),
+        ("product.safetensors", shaped([0, 1 << 62, 1 << 62]), "which no tensor can have"),
         ("short.pt", b"PK\x03\x04", "damaged or no torch checkpoint"),
         ("list.pt", pickle.dumps([1, 2], 2), "damaged|no state dict|could run any code"),
     ],

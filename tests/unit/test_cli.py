@@ -150,7 +150,19 @@ def test_a_users_own_network_and_metric_work_from_outside_the_repository(tmp_pat
     model = ["--model", "my.py:make", "--model-arg", "width=24"]
     environment = {**os.environ, "PYTHONPATH": os.environ.get("PYTHONPATH", "")}
     for command in (
-        ["compress", "net.safetensors", "-o", "net.terse", *model, "--target-bits", "4", "--images", "8"],
+        [
+            "compress",
+            "net.safetensors",
+            "-o",
+            "net.terse",
+            *model,
+            "--target-bits",
+            "4",
+            "--images",
+            "8",
+            "--synthesis-steps",
+            "4",
+        ],
         ["eval", "net.terse", *model, "--task", "my.py:make_task", "--against", "net.safetensors", "--json"],
     ):
         done = subprocess.run([*tersenet, *command], cwd=tmp_path, env=environment, capture_output=True, text=True)

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 import tersenet
 from tersenet.api import compress_file
 from tersenet.core.model import CompressedModel, KeptTensor
-from tersenet.errors import CheckpointError, FormatError
+from tersenet.errors import CheckpointError, FormatError, OutputError
 from tersenet.files.checkpoint import Checkpoint, open_checkpoint
 from tersenet.files.names import check_paths
 from tersenet.files.restore import write_checkpoint
@@ -237,11 +237,21 @@ def test_a_layout_that_is_no_partition_is_refused(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_forged_layout_is_refused_where_the_file_is_opened(tmp_path: Path) -> None:
+def test_a_layout_that_is_no_partition_is_not_saved(tmp_path: Path) -> None:
     tensors = {name: KeptTensor(value, value.dtype, "") for name, value in STATE.items()}
-    with pytest.raises(FormatError, match="without 1 of the tensors"):
+    with pytest.raises(OutputError, match="no reader takes it: a layout without 1 of the tensors"):
         tersenet.save(CompressedModel(tensors, layout={"shards": {"m.safetensors": ["a"]}}), tmp_path / "x.terse")
-        tersenet.load(tmp_path / "x.terse")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("method", ["rtn", "vlcq"])
+def test_a_folder_of_shards_has_them_back_whatever_compressed_it(method: str, tmp_path: Path) -> None:
+    model = sharded(tmp_path / "model", {"a": "1.safetensors", "b": "2.safetensors"})
+    tersenet.save(tersenet.compress(model, method), tmp_path / "x.terse")
+    write_checkpoint(tersenet.load(tmp_path / "x.terse"), tmp_path / "back")
+    assert sorted(path.name for path in (tmp_path / "back").iterdir()) == sorted(path.name for path in model.iterdir())
+    for shard, name in (("1.safetensors", "a"), ("2.safetensors", "b")):
+        assert set(load_file(tmp_path / "back" / shard)) == {name}
 
 
 def test_tied_tensors_count_in_a_layout(tmp_path: Path) -> None:

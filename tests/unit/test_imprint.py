@@ -94,7 +94,14 @@ def test_what_cannot_be_done_is_a_clear_error(deep: nn.Module, task: Task) -> No
         (InputError, "choosing needs two", nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), task, {}),
         (UsageError, "rungs", deep, task, {"rungs": (4,)}),
         (UsageError, "pot has 2 to 5", deep, task, {"base": "pot"}),
-        (UsageError, "leave out --stages", deep, task, {"bits": 3}),
+        (
+            UsageError,
+            "layer_bits gives layers.4.weight 8 bits; expected 2 to 5",
+            deep,
+            task,
+            {"base": "pot", "rungs": (5, 4), "layer_bits": {"layers.4.weight": 8}},
+        ),
+        (UsageError, "leave out stages= and bits=", deep, task, {"bits": 3}),
     ]
     for error, words, net, given, fields in cases:
         with pytest.raises(error, match=words):

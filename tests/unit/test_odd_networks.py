@@ -61,7 +61,7 @@ def trained(kind: type[nn.Module]) -> nn.Module:
 @pytest.mark.parametrize("kind", [Mixed, Twice])
 def test_the_output_hardly_moves_at_eight_bits(kind: type[nn.Module], bn: str) -> None:
     net = trained(kind)
-    small = tersenet.compress(net, "vlcq", target_bits=8, bn=bn, images=8, synthesis_steps=3, input_shape="3x16x16")
+    small = tersenet.compress(net, "vlcq", target_bits=8, bn=bn, images=4, synthesis_steps=2, input_shape="3x16x16")
     x = torch.randn(16, 3, 16, 16)
     with torch.no_grad():
         before, after = net(x)["logits"], small.apply_to(copy.deepcopy(net))(x)["logits"]
@@ -71,7 +71,7 @@ def test_the_output_hardly_moves_at_eight_bits(kind: type[nn.Module], bn: str) -
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)
 def test_networks_of_every_precision_are_compressed(dtype: torch.dtype) -> None:
     net = trained(Mixed).to(dtype)
-    small = tersenet.compress(net, "vlcq", target_bits=6, images=8, synthesis_steps=3, input_shape="3x16x16")
+    small = tersenet.compress(net, "vlcq", target_bits=6, images=4, synthesis_steps=2, input_shape="3x16x16")
     assert all(value.dtype == net.state_dict()[name].dtype for name, value in small.state_dict().items())
 
 

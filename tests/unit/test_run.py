@@ -134,7 +134,7 @@ def test_a_training_does_not_start_from_that_of_another_network(network: nn.Modu
     source = open_module(network)
     with pytest.raises(KeyMismatchError, match="another network"):
         list(method.compress(source, network, task.for_method(), RunFolder(start=tmp_path / "r")))
-    with pytest.raises(UsageError, match="there is nothing at"):
+    with pytest.raises(UsageError, match="gone': there is nothing there"):
         list(method.compress(source, network, task.for_method(), RunFolder(start=tmp_path / "gone")))
 
 

@@ -52,7 +52,9 @@ def test_tuned_files_are_nearer_to_the_network_on_other_images_and_keep_its_stat
 
 def test_a_tuned_file_keeps_its_budget_and_what_is_excluded(network: nn.Module, seen: Task, tmp_path: Path) -> None:
     budget = 4_000
-    small = tersenet.compress(network, "vlcq", task=seen, max_bytes=budget, exclude=("bn2.*",), **REAL)
+    small = tersenet.compress(
+        network, "vlcq", task=seen, max_bytes=budget, exclude=("bn2.*",), calibrate=True, images=256
+    )
     assert 0.95 * budget < tersenet.save(small, tmp_path / "x.terse") <= budget
     exact = network.state_dict()
     assert torch.allclose(small.tensors["bn2.weight"].dequantize(), exact["bn2.weight"], rtol=2**-10)
@@ -126,7 +128,7 @@ def test_odd_networks_are_tuned_as_far_as_they_can_be(bias: bool, seen: Task) ->
 def test_a_budget_is_filled_though_tuned_biases_take_more_bytes_than_zeros(
     budget: int, seen: Task, tmp_path: Path
 ) -> None:
-    small = tersenet.compress(Odd(True), "vlcq", task=seen, max_bytes=budget, **REAL)
+    small = tersenet.compress(Odd(True), "vlcq", task=seen, max_bytes=budget, calibrate=True, images=256)
     assert 0.92 * budget < tersenet.save(small, tmp_path / "x.terse") <= budget
     assert small.tensors["b.bias"].dequantize().any()
 

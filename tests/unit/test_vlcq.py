@@ -95,7 +95,7 @@ def test_layers_are_found_in_running_order_with_their_batch_norms(network: nn.Mo
 
 
 def test_synthesised_inputs_show_batch_norm_its_own_statistics(network: nn.Module) -> None:
-    inputs = synthesize(network, 64, guess_shape(network), steps=25)
+    inputs = synthesize(network, 32, guess_shape(network), steps=25)
     y = network.conv2(input_of(network, "conv2", inputs))
     noise = network.conv2(input_of(network, "conv2", gauss(64, *inputs.shape[1:])))
     mean, deviation = network.bn2.running_mean, network.bn2.running_var.sqrt()
@@ -105,7 +105,8 @@ def test_synthesised_inputs_show_batch_norm_its_own_statistics(network: nn.Modul
         return float(((z.mean((0, 2, 3)) - mean) / deviation).square().mean().detach())
 
     assert distance(y) < 0.1 * distance(noise)
-    assert torch.equal(inputs, synthesize(network, 64, guess_shape(network), steps=25))
+    again = [synthesize(network, 8, guess_shape(network), steps=3) for _ in range(2)]
+    assert torch.equal(again[0], again[1])
 
 
 def test_without_batch_norm_the_user_is_told_and_the_weights_are_still_compressed() -> None:
@@ -145,7 +146,7 @@ def test_the_networks_code_helps_at_equal_bytes(checkpoint: Path, network: nn.Mo
         if module is None and bn == "fold":
             continue
         small = tersenet.compress(
-            checkpoint, "vlcq", module=module, target_bits=1.5, bn=bn, images=32, synthesis_steps=30
+            checkpoint, "vlcq", module=module, target_bits=1.5, bn=bn, images=16, synthesis_steps=20
         )
         decoded = small.apply_to(copy.deepcopy(reference))
         with torch.no_grad():

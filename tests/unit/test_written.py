@@ -66,7 +66,7 @@ WRONG: dict[str, tuple[CompressedModel, str]] = {
     "half a character": (around(provenance={"by": "\ud800"}), "index"),
     "an activation of scale zero": (around(activations={"conv": Activation(Integers(0, 3), 1e-60)}), "conv"),
     "a batch norm of another kind": (around(batch_norm="merge"), "merge"),
-    "an attachment with NUL in its name": (around(attachments={"a\0b": b""}), "NUL"),
+    "an attachment with NUL in its name": (around(attachments={"a\0b": b""}), "control characters"),
 }
 
 

@@ -57,7 +57,7 @@ def command(
     if formats:
         found = storage(file, max_output=max_output)
         names = {"csr": "compressed sparse rows", "relative": "relative indices", "bitmap": "bitmap", "dense": "dense"}
-        rows = [(text, f"{getattr(found, name):,}", f"{found.fp32 / getattr(found, name):.2f}")
-                for name, text in {**names, "file": "this file"}.items()]  # fmt: skip
+        sizes = {text: int(getattr(found, name)) for name, text in {**names, "file": "this file"}.items()}
+        rows = [(text, f"{size:,}", f"{found.fp32 / size:.2f}" if size else "") for text, size in sizes.items()]
         title = f"{found.nonzeros:,} non-zeros of {found.weights:,}; {found.beside:,} bytes beside codes in every row"
         print_table(title, ("storage", ">bytes", ">ratio to fp32"), rows)

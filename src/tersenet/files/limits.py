@@ -34,15 +34,12 @@ class Limit:
         self._check(TEXT * size, f"{size:,} bytes of {what}")
 
     def check(self, index: Index) -> None:
-        """**Raises** `SizeLimitError` if what would be written of the file is too large or too many: tied names and
-        repeated ones count as often as they are named."""
+        """**Raises** `SizeLimitError` if what would be written of the file is too large or too many."""
         aliases: dict[str, str] = index.about["aliases"]
-        shards = [name for names in index.about["layout"].get("shards", {}).values() for name in names]
         sizes = {name: record.output for name, record in index.records.items()}
         sizes |= {alias: sizes[name] for alias, name in aliases.items()}
-        output = max(sum(sizes.values()), sum(sizes.get(name, 0) for name in shards))
-        output += sum(size for _, size in index.files.values())
-        many = max(len(sizes), len(shards)) + len(index.files)
+        output = sum(sizes.values()) + sum(size for _, size in index.files.values())
+        many = len(sizes) + len(index.files)
         self._check(max(output, ENTRY * many), f"{output:,} bytes of tensors and files in {many:,} pieces")
 
     def _check(self, cost: int, claim: str) -> None:

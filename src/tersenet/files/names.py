@@ -3,7 +3,7 @@
 Numpy and torch stay out: `inspect` checks names, too.
 """
 
-import unicodedata
+import re
 from collections.abc import Collection, Iterable, Mapping
 from fnmatch import fnmatchcase
 from typing import Any
@@ -25,7 +25,7 @@ CODE = (
 )  # fmt: skip
 LONGEST, DEEPEST = 1024, 32  # bytes of a name, its parts
 PART = 255  # bytes of one part
-TURNING = ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")  # what makes text look like other text
+MISLEADING = re.compile("[\0-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")  # text is not what it looks like
 
 
 def check_paths(names: Iterable[str]) -> None:
@@ -50,10 +50,8 @@ def _problem(name: str) -> str | None:
     parts = name.split("/")
     if name != name.encode(errors="replace").decode():
         return "is no text"
-    if any(unicodedata.category(letter) in ("Cc", "Zl", "Zp") for letter in name):
-        return "has control characters"
-    if any(unicodedata.bidirectional(letter) in TURNING for letter in name):
-        return "has characters that turn text around"
+    if MISLEADING.search(name):
+        return "has control characters, or some that turn text around"
     if "\\" in name or ":" in name:
         return "is a path of Windows"
     if any(not part.rstrip(" .") for part in parts):  # empty, "." and "..", which Windows sees in ".. " as well

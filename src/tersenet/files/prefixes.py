@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ..core.method import TensorSource
 from ..core.model import TensorSpec, tied_names
-from ..errors import CheckpointError, FormatError
+from ..errors import CheckpointError
 
 WRAPPED = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 LONGEST = 1000  # characters that prefixes may add to a name
@@ -212,7 +212,7 @@ def original_names(layout: Mapping[str, Any]) -> Callable[[str], str]:
     >>> original_names({"prefixes": {"": "module.", "layer1": "_orig_mod."}})("layer1.conv.weight")
     'module.layer1._orig_mod.conv.weight'
 
-    **Raises** `FormatError` when called for a name that would become very long.
+    **Raises** `ValueError` when called for a name that would become very long.
     """
     prefixes, odd = layout.get("prefixes", {}), layout.get("renamed", {})
 
@@ -224,7 +224,7 @@ def original_names(layout: Mapping[str, Any]) -> Callable[[str], str]:
             text += prefixes.get(path, "") + part + "."
             path = f"{path}.{part}" if path else part
             if len(text) > len(name) + LONGEST:
-                raise FormatError(f"the file's layout puts more than {LONGEST} characters before names")
+                raise ValueError(f"a layout that puts more than {LONGEST} characters before names")
         return text[:-1]
 
     return back

@@ -145,7 +145,8 @@ class Reader:
         data = self._bytes(record.name, record.stored_size)
         if record.storage == ZSTD_BYTES:
             data = self._right(record, lambda: inflate(data, record.kept_size))
-        self._right(record, lambda: check_bools(record, data))
+        if record.stored == "bool":
+            self._right(record, lambda: check_bools(record, data))
         return data
 
     def file(self, name: str) -> bytes:

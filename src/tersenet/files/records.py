@@ -59,7 +59,6 @@ def parse_index(value: Any) -> Index:
         records[record.name] = record
     files = value.get("files", {})
     _need(isinstance(files, dict), "files is no object")
-    _need(not any("\0" in name for name in files), "a file with NUL in its name")
     about = {key: value.get(key, kind()) for key, kind in JSON_MEMBERS.items()}
     for key, kind in JSON_MEMBERS.items():
         _need(isinstance(about[key], kind), f"{key} is no {kind.__name__}")

@@ -3,7 +3,8 @@
 import json
 import logging
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from .codes import as_codes
 from .names import INDEXES, SHARDS, asked, check_index, check_layout, suspect
 from .prefixes import original_names
 from .safe import Specs, write_safetensors
+from .terse import LazyTensors
 from .wrapping import wrap
 
 PICKLES = (".pt", ".pth", ".ckpt", ".bin", ".pkl", ".tar")
@@ -54,7 +56,9 @@ def write_checkpoint(
         with replacing_file(target, force=force) as stream:
             write_safetensors(stream, *as_codes(model))
     elif target.suffix in PICKLES or (model.layout.get("content") and not target.suffix):
-        wrapped = wrap(model.layout, _state(model, [*model.tensors, *model.aliases]))
+        state = _state(model, [*model.tensors, *model.aliases])
+        with _usable(model):
+            wrapped = wrap(model.layout, state)
         with replacing_file(target, force=force) as stream:
             torch.save(wrapped, stream)
     elif shards and target.suffix != ".safetensors":
@@ -62,7 +66,9 @@ def write_checkpoint(
         with replacing_folder(target, force=force) as folder:
             _write_folder(model, folder)
     else:
-        if beside := [name for name in wrap(model.layout, {}) if [name] != model.layout.get("key", [])[:1]]:
+        with _usable(model):
+            around = wrap(model.layout, {})
+        if beside := [name for name in around if [name] != model.layout.get("key", [])[:1]]:
             some = ", ".join(map(str, beside[:8]))
             logging.getLogger("tersenet").info("%s: left out: %s; a .pt has a place for it", target.name, some)
         with replacing_file(target, force=force) as stream:
@@ -74,7 +80,7 @@ def checked_layout(model: CompressedModel) -> tuple[dict[str, list[str]], dict[s
     """The shards and their metadata. **Raises** `FormatError` if layout and attachments do not make a folder."""
     known = [*model.tensors, *model.aliases]
     renames = [model.layout.get(key, {}) for key in ("prefixes", "renamed")]
-    try:
+    with _usable(model):
         check_layout(model.layout, known, model.attachments)
         if not all(isinstance(r, dict) and all(isinstance(to, str) for to in r.values()) for r in renames):
             raise ValueError("a layout that renames tensors to what is no text")
@@ -86,9 +92,21 @@ def checked_layout(model: CompressedModel) -> tuple[dict[str, list[str]], dict[s
         for index, suffix in zip(INDEXES, SHARDS, strict=True):
             if index in model.attachments and any(shard.endswith(suffix) for shard in shards):
                 check_index(_weight_map(model.attachments[index]), written)
-    except ValueError as error:
-        raise FormatError(f"the file has {error}: it is damaged, or was not made by tersenet") from error
     return shards, metadata
+
+
+@contextmanager
+def _usable(model: CompressedModel) -> Iterator[None]:
+    """Turn what a layout cannot be into a `FormatError` that names the file."""
+    try:
+        yield
+    except ValueError as error:
+        raise FormatError(f"{_origin(model)} has {error}: it is damaged, or was not made by tersenet") from error
+
+
+def _origin(model: CompressedModel) -> str:
+    """The file that `model` was loaded from, if it was."""
+    return str(model.tensors.path) if isinstance(model.tensors, LazyTensors) else "the model"
 
 
 def _write_folder(model: CompressedModel, folder: NewFolder) -> None:
@@ -109,8 +127,8 @@ def _check_asked(model: CompressedModel, attach: tuple[str, ...]) -> None:
     found = [name for name in model.attachments if suspect(name, model.attachments) and not asked(name, attach)]
     if found:
         raise FormatError(
-            f"the file holds {len(found)} files that can run code, are pickles or hidden: {', '.join(found[:5])}. "
-            f"If you trust its author, give attach={found[0]!r}, or a glob for all of them"
+            f"{_origin(model)} holds {len(found)} files that can run code, are pickles or hidden: "
+            f"{', '.join(found[:5])}. If you trust its author, give attach={found[0]!r}, or a glob for all of them"
         )
 
 

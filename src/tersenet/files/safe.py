@@ -1,6 +1,7 @@
 """safetensors files, read and written one tensor at a time."""
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -58,7 +59,7 @@ def open_files(paths: Mapping[str, Path]) -> FileSource:
                         raise CheckpointError(f"{path}: tensor {name} is also in {files[name].name}")
                     check_name(name)
                     part = opened.get_slice(name)
-                    specs[name] = TensorSpec(torch.Size(part.get_shape()), _dtype(part.get_dtype(), path, name))
+                    specs[name] = TensorSpec(_shape(part, path, name), _dtype(part.get_dtype(), path, name))
                     files[name] = path
         except (SafetensorError, OSError) as error:
             raise CheckpointError(
@@ -70,6 +71,13 @@ def open_files(paths: Mapping[str, Path]) -> FileSource:
         raise CheckpointError(f"{next(iter(paths.values()))} is a compressed file of tersenet: decompress it first")
     kept = {shard: values for shard, values in metadata.items() if values}
     return FileSource(specs, files, {"metadata": kept} if kept else {})
+
+
+def _shape(part: Any, path: Path, tensor: str) -> torch.Size:
+    shape = part.get_shape()
+    if math.prod(size or 1 for size in shape) >= 1 << 63:
+        raise CheckpointError(f"{path}: tensor {tensor} has shape {shape}, which no tensor can have: it is damaged")
+    return torch.Size(shape)
 
 
 def _dtype(name: str, path: Path, tensor: str) -> torch.dtype:

@@ -59,8 +59,11 @@ def write(
 
 
 def measure(pieces: Iterable[Piece], around: CompressedModel) -> int:
-    """The size in bytes of the file that `write` would make, one tensor in memory at a time."""
-    return _write(_Nowhere(), pieces, around, "fast")
+    """The size in bytes of the file that `write` would make, one tensor in memory at a time.
+
+    `pieces` may be a part of the model, which no reader would take: tied names lack their tensors then.
+    """
+    return _write(_Nowhere(), pieces, around, "fast", check=False)
 
 
 def stored_size(entry: KeptTensor) -> int:
@@ -111,10 +114,11 @@ class LazyTensors(Mapping[str, Entry]):
 
     def __init__(self, reader: Reader) -> None:
         self._reader = reader
+        self.path = reader.path
 
     def __getitem__(self, name: str) -> Entry:
         record = self._reader.index.records[name]
-        with reading(self._reader.path, f"tensor {name!r}"):
+        with reading(self.path, f"tensor {name!r}"):
             return _read_quantised(self._reader, record) if record.grid else _read_kept(self._reader, record)
 
     def __iter__(self) -> Iterator[str]:
@@ -124,7 +128,9 @@ class LazyTensors(Mapping[str, Entry]):
         return len(self._reader.index.records)
 
 
-def _write(stream: BinaryIO | RawIOBase, pieces: Iterable[Piece], around: CompressedModel, effort: str) -> int:
+def _write(
+    stream: BinaryIO | RawIOBase, pieces: Iterable[Piece], around: CompressedModel, effort: str, *, check: bool = True
+) -> int:
     writer = Writer(stream)
     activations: dict[str, Any] = {}
     findings: dict[str, Any] = {}
@@ -139,12 +145,13 @@ def _write(stream: BinaryIO | RawIOBase, pieces: Iterable[Piece], around: Compre
         writer.add_file(name, around.attachments[name])
     if activations:
         writer.add_activations(activations)
-    return writer.close(
-        aliases=dict(around.aliases),
-        provenance={**around.provenance, **findings},
-        layout=dict(around.layout),
-        batch_norm="" if around.batch_norm == "keep" else around.batch_norm,
-    )
+    about = {
+        "aliases": dict(around.aliases),
+        "provenance": {**around.provenance, **findings},
+        "layout": dict(around.layout),
+        "batch_norm": "" if around.batch_norm == "keep" else around.batch_norm,
+    }
+    return writer.close(about, check=check)
 
 
 def described(piece: Activation) -> list[Any]:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import CheckpointError, FormatError
+from ..errors import CheckpointError
 
 WRAPPERS = (
     "state_dict", "model_state_dict", "model_state", "model", "net", "network", "module", "params", "weights",
@@ -168,7 +168,7 @@ def around(content: Any, path: Way) -> tuple[dict[str, Any], dict[Way, str]]:
 
 
 def wrap(layout: Mapping[str, Any], state: Mapping[str, Tensor]) -> dict[Any, Any]:
-    """`state` in the wrapping that `layout` tells. **Raises** `FormatError` if that is no wrapping of tersenet."""
+    """`state` in the wrapping that `layout` tells. **Raises** `ValueError` if that is no wrapping of tersenet."""
     key = layout.get("key", [])
     try:
         tree = _decode(layout.get("content", {}), 3 * DEEP)
@@ -178,8 +178,8 @@ def wrap(layout: Mapping[str, Any], state: Mapping[str, Tensor]) -> dict[Any, An
         if not isinstance(node, dict) or set(node) & set(state):
             raise TypeError("no place for the weights")
     except (KeyError, TypeError, ValueError) as error:
-        raise FormatError(
-            f"the file's layout does not tell where the weights go ({error}): write safetensors"
+        raise ValueError(
+            f"a layout that does not tell where the weights go ({error}; safetensors can be written)"
         ) from error
     node.update(state)
     return tree

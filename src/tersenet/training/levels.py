@@ -54,7 +54,8 @@ class TrainedOnLevels(TrainedMethod):
         for bits in (self.bits, self.act_bits, *self.stages):
             if bits != FULL:
                 self.kind.check(bits)
-        check_widths(self.layer_bits, self.kind.least, self.kind.most)
+        middle = {name: bits for name, bits in self.layer_bits.items() if bits != 8}  # first and last layers have 8
+        check_widths(middle, self.kind.least, self.kind.most)
 
     @property
     @abstractmethod
@@ -113,6 +114,7 @@ class TrainedOnLevels(TrainedMethod):
         bits = self.bits_of(target.name, 8 if end else self.bits)
         if end and bits == 8:
             return eight_bits(weight, axis)
+        check_widths({target.name: bits}, self.kind.least, self.kind.most)
         levels = self.kind.weights(bits)
         return self.kind.build(weight, levels, self.rule, axis, target.normed, self.remedy, self.first)
 

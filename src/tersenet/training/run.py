@@ -124,7 +124,7 @@ def run_of(method: Method, job: Job) -> Iterator[Run | None]:
     """The folder of a method's training on a checkpoint; None if nothing is to be kept. **Raises** as `open_run`."""
     given = job.run
     if given is not None and given.start is not None and not given.start.exists():
-        raise UsageError(f"start={str(given.start)!r}: there is nothing")
+        raise UsageError(f"start={str(given.start)!r}: there is nothing there")
     if given is None or given.folder is None:
         yield None
         return

@@ -1,8 +1,8 @@
 """Tables of papers, made again: a file of this folder each, whose name is what `tersenet reproduce` is told.
 
-A file has a docstring, whose first sentence is shown, and `table(work, nets, seed, own) -> Table`: everything is kept in
-the folder `work` and goes on there; `nets` are names of networks (none: what takes minutes), `own` is a network of the
-user's in place of them.
+A file has a docstring, whose first sentence is shown, and `table(work, nets, seed, own) -> Table`: everything is kept
+in the folder `work` and goes on there; `nets` are names of networks (none: what takes minutes), `own` is a network of
+the user's in place of them.
 """
 
 import ast

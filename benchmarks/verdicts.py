@@ -18,12 +18,12 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 
 from tersenet.analysis.intervals import Estimate, paired
-from tersenet.core.method import Method
+from tersenet.core.method import Knob, Method
 from tersenet.methods import get
 from tersenet.search.folder import SearchFolder
 from tersenet.search.search import Search
@@ -41,9 +41,12 @@ Judge = Callable[[Estimate], Estimate]
 class Simulated(Method):
     """A method whose files are text: their rate."""
 
-    rate: ClassVar[str] = "nominal_bits"
-    rates: ClassVar[tuple[float, ...]] = get("vlcq").rates
     nominal_bits: float = 0.0
+
+    @property
+    def knob(self) -> Knob:
+        """That of vlcq."""
+        return get("vlcq")().knob
 
     def compress(self, *given: Any) -> Any:
         """Nothing: files are written by the network."""
@@ -56,7 +59,7 @@ class Network:
     def __init__(self, n: int, shared: float, seed: int) -> None:
         self.random = torch.Generator().manual_seed(seed)
         self.n, self.shared = n, shared
-        index = torch.arange(len(Simulated.rates))
+        index = torch.arange(len(Simulated().knob.values))
         middle = 60 + 100 * torch.rand(1, generator=self.random)
         drops = TARGET / 100 * torch.exp((index - middle) / 40)
         drops += 0.001 * torch.randn(len(index), generator=self.random) * (drops / 0.01).clamp(max=1)
@@ -77,10 +80,10 @@ def searched(network: Network, folder: Path, judged: Judge, polish: bool) -> tup
     """A finished search, and the true drop of its file in points."""
     where = SearchFolder(folder / "o.terse")
     where.path.mkdir()
-    place = {rate: index for index, rate in enumerate(Simulated.rates)}
+    place = {rate: index for index, rate in enumerate(Simulated().knob.values)}
 
     def make(method: Method, start: str, path: Path) -> int:
-        rate = getattr(method, Simulated.rate)
+        rate = getattr(method, method.knob.field)
         path.write_text(str(rate))
         return int(33_000 * rate) + 400
 

@@ -20,7 +20,7 @@ from tersenet.methods.lapq import Lapq
 from tersenet.methods.lapq.fake_quant import Rounded
 from tersenet.methods.vlcq import tune
 from tersenet.network.calibrate import calibration
-from tersenet.training import method as train
+from tersenet.training import phases
 
 OTHERS = ("rtn", "vlcq")  # rtn runs no network; vlcq's last one is where it tunes (below)
 OF_ALL = {
@@ -54,8 +54,8 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> list[nn.Module]:
         return wrapped
 
     monkeypatch.setattr(Lapq, "prepare", passing(Lapq.prepare, lambda found, *given: found.module))
-    for place in (train, accgrad):
-        monkeypatch.setattr(place, "finish", passing(train.finish, lambda found, network, *rest: network))
+    for place in (phases, accgrad):
+        monkeypatch.setattr(place, "finish", passing(phases.finish, lambda found, network, *rest: network))
     monkeypatch.setattr(tune, "deepcopy", passing(copy.deepcopy, lambda found, *given: found))
     return seen
 

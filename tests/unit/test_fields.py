@@ -159,7 +159,7 @@ def test_an_optional_number_on_the_command_line_is_a_number() -> None:
 
 @pytest.mark.parametrize(("method", "field"), FIELDS, ids=map("-".join, FIELDS))
 def test_what_methods_prints_is_what_the_annotation_says(method: str, field: str) -> None:
-    assert {name: kind for name, kind, _ in methods.facts(method).fields}[field] == described(kind_of(method, field))
+    assert {each.name: each.kind for each in methods.facts(method).fields}[field] == described(kind_of(method, field))
 
 
 def test_ranges_say_and_keep_their_ends() -> None:

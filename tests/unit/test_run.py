@@ -15,7 +15,7 @@ from torch import nn
 
 from tersenet import methods
 from tersenet.api import compress_file
-from tersenet.core.method import RunFolder
+from tersenet.core.method import Job, RunFolder
 from tersenet.core.task import Task
 from tersenet.errors import InputError, KeyMismatchError, OutputError, UsageError
 from tersenet.files.checkpoint import open_module
@@ -133,9 +133,9 @@ def test_a_training_does_not_start_from_that_of_another_network(network: nn.Modu
     method = methods.get("lsq")(epochs=0)  # type: ignore[call-arg]
     source = open_module(network)
     with pytest.raises(KeyMismatchError, match="another network"):
-        list(method.compress(source, network, task.for_method(), RunFolder(start=tmp_path / "r")))
+        list(method.compress(Job(source, network, task.for_method(), RunFolder(start=tmp_path / "r"))))
     with pytest.raises(UsageError, match="gone': there is nothing there"):
-        list(method.compress(source, network, task.for_method(), RunFolder(start=tmp_path / "gone")))
+        list(method.compress(Job(source, network, task.for_method(), RunFolder(start=tmp_path / "gone"))))
 
 
 class Broken:
@@ -175,7 +175,7 @@ def test_a_training_that_was_stopped_leaves_the_log_of_one_that_was_not(
 
     def train(folder: str, data: Any, resume: bool = False) -> list[dict[str, Any]]:
         run = RunFolder(tmp_path / folder, resume)
-        list(method.compress(source, network, replace(task.for_method(), train=data), run))
+        list(method.compress(Job(source, network, replace(task.for_method(), train=data), run)))
         return [json.loads(line) for line in (tmp_path / folder / "log.jsonl").read_text().splitlines()]
 
     whole = train("whole", batches)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from ..core.task import Task
 from ..errors import InputError
+from ..network.calibrate import checked_batch
 from .intervals import Estimate, estimate, paired
 
 
@@ -65,16 +66,6 @@ def evaluate(module: nn.Module, task: Task, split: str = "test", reference: nn.M
 
 def _parts(batch: Any, split: str) -> tuple[Tensor, Tensor | None]:
     return (batch, None) if isinstance(batch, Tensor) else checked_batch(batch, split)
-
-
-def checked_batch(batch: Any, split: str) -> tuple[Tensor, Tensor]:
-    """**Raises** `InputError` unless `batch` is a pair of tensors."""
-    if not (isinstance(batch, list | tuple) and len(batch) == 2 and all(isinstance(part, Tensor) for part in batch)):
-        raise InputError(
-            f"the {split} split gave a {type(batch).__name__}; it must give pairs of tensors (inputs, targets): "
-            "wrap a network that takes more in a module that takes one tensor"
-        )
-    return batch[0], batch[1]
 
 
 def _checked(scores: Tensor, samples: int) -> Tensor:

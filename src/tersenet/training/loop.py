@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..analysis.evaluate import checked_batch, evaluate
+from ..analysis.evaluate import evaluate
 from ..core.task import Task
 from ..errors import InputError, TrainingError
+from ..network.calibrate import checked_batch
 from ..progress import progress
 from ..quantizers.attach import after_step, anneal, param_groups, penalty
 from .processes import Processes

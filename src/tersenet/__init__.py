@@ -11,24 +11,32 @@ from typing import TYPE_CHECKING, Any
 from .version import __version__
 
 if TYPE_CHECKING:
-    from .api import attach, compress, freeze, load, penalty
+    from .api import compress, load
+    from .attached import after_step, anneal, attach, detach, freeze, param_groups, penalty
     from .core.grid import Codebook, Uniform
-    from .core.method import Method, RunFolder
+    from .core.method import Job, Knob, Method, RunFolder
     from .core.model import CompressedModel, KeptTensor, QTensor
     from .core.task import Task
     from .files.checkpoint import Checkpoint
     from .files.terse import save
+    from .quantizers.quantizer import Quantizer
     from .search.outcome import Outcome
     from .search.within import auto, compress_within
+    from .training.method import Target, TrainedMethod
+    from .training.phases import Phase
 
 _HOMES = {
-    "attach": "api",
+    "after_step": "attached",
+    "anneal": "attached",
+    "attach": "attached",
     "auto": "search.within",
     "compress": "api",
+    "detach": "attached",
+    "param_groups": "attached",
     "compress_within": "search.within",
-    "freeze": "api",
+    "freeze": "attached",
     "load": "api",
-    "penalty": "api",
+    "penalty": "attached",
     "save": "files.terse",
     "Checkpoint": "files.checkpoint",
     "CompressedModel": "core.model",
@@ -37,7 +45,13 @@ _HOMES = {
     "Uniform": "core.grid",
     "Codebook": "core.grid",
     "Outcome": "search.outcome",
+    "Job": "core.method",
+    "Knob": "core.method",
     "Method": "core.method",
+    "Phase": "training.phases",
+    "Quantizer": "quantizers.quantizer",
+    "Target": "training.method",
+    "TrainedMethod": "training.method",
     "RunFolder": "core.method",
     "Task": "core.task",
 }
@@ -45,20 +59,30 @@ __all__ = [
     "Checkpoint",
     "Codebook",
     "CompressedModel",
+    "Job",
     "KeptTensor",
+    "Knob",
     "Method",
     "Outcome",
+    "Phase",
     "QTensor",
+    "Quantizer",
     "RunFolder",
+    "Target",
     "Task",
+    "TrainedMethod",
     "Uniform",
     "__version__",
+    "after_step",
+    "anneal",
     "attach",
     "auto",
     "compress",
     "compress_within",
+    "detach",
     "freeze",
     "load",
+    "param_groups",
     "penalty",
     "save",
 ]

@@ -1,20 +1,17 @@
 """From a network or a checkpoint to a compressed model: the one entrance for every method."""
 
 from collections import deque
-from collections.abc import Iterable
-from copy import deepcopy
 from dataclasses import asdict
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from . import methods
 from .core.fields import check_value
 from .core.method import Job, Method, RunFolder, TensorSource
-from .core.model import CompressedModel, KeptTensor, Module
+from .core.model import CompressedModel, KeptTensor
 from .core.task import Task
 from .errors import UsageError
 from .files.atomic import check_output
@@ -22,12 +19,7 @@ from .files.checkpoint import Where, checkpoint_at, open_checkpoint, open_module
 from .files.terse import Effort, write
 from .files.terse import load as open_terse
 from .network.tables import marked, say_computed
-from .quantizers.attach import anneal
-from .quantizers.attach import penalty as attached_penalty
-from .training.method import TrainedMethod, settled
 from .training.processes import is_main
-
-_ATTACHED = "_tersenet_attached"
 
 
 def compress(
@@ -55,14 +47,14 @@ def compress(
     """
     if of_checkpoint := sorted({"key", "strip_prefix", "ignore_keys"} & set(fields)):
         raise UsageError(f"{of_checkpoint[0]} is of the checkpoint, not of the method: give Checkpoint(path, ...)")
-    chosen = _chosen(method, fields)
+    chosen = chosen_method(method, fields)
     source, network = prepared(what, module)
     check_method(chosen, source, run)
     say_computed(source, chosen)
     return chosen.model(source, chosen.compress(Job(source, network, task and task.for_method(), run)))
 
 
-def _chosen(method: str | Method, fields: dict[str, Any]) -> Method:
+def chosen_method(method: str | Method, fields: dict[str, Any]) -> Method:
     """The method that a call names. **Raises** `UsageError`."""
     if isinstance(method, str):
         return methods.get(method)(**fields)
@@ -114,59 +106,6 @@ def compress_file(
         deque(pieces, maxlen=0)
         return 0
     return write(output, pieces, method.model(source, ()), force=force, effort=effort)
-
-
-def attach(module: Module, method: str | Method, inputs: Iterable[Tensor], **fields: Any) -> Module:
-    """Put the quantizers of a training method into `module` (in place), for a training loop of your own.
-
-    `inputs` are a few batches that ranges of activations start from. Minimise your loss plus `penalty(module)`, then
-    take the result with `freeze(module)`.
-
-    **Raises** `UsageError` for a method that does not train, and what the method raises.
-
-    >>> import torch
-    >>> net = attach(torch.nn.Sequential(torch.nn.Linear(64, 64)), "lsq", [torch.randn(8, 64)], bits=3, ends="same")
-    >>> sorted(freeze(net).tensors)
-    ['0.bias', '0.weight']
-    """
-    chosen = _chosen(method, fields)
-    if not isinstance(chosen, TrainedMethod):
-        raise UsageError(f"{chosen.name} does not train: use compress")
-    if type(chosen).plan is not TrainedMethod.plan and not chosen.layer_bits:
-        raise UsageError(f"{chosen.name} chooses bits from a task: use compress, or give layer_bits")
-    if _ATTACHED in module.__dict__:
-        raise UsageError("quantizers are attached to this module already: attach to a fresh copy")
-    if any(part.is_floating_point() and part.dtype != torch.float32 for part in module.parameters()):
-        raise UsageError("training needs fp32 weights: call module.float() first")
-    source = marked(open_module(deepcopy(module)), module)
-    chosen.attach(module, source.specs, inputs, source.aliases)
-    module.__dict__[_ATTACHED] = (chosen, source)
-    return module
-
-
-def penalty(module: nn.Module, progress: float = 0.0, rate: float = 0.0) -> Tensor:
-    """What the quantizers in `module` add to the loss (a scalar, often 0).
-
-    `progress` (0 to 1, how much of the training is done) and `rate` (the learning rate, over 1 - momentum) are what
-    annealed estimators and penalties follow.
-    """
-    anneal(module, progress, rate)
-    return attached_penalty(module)
-
-
-def freeze(module: nn.Module) -> CompressedModel:
-    """The network as trained, with its quantised weights and inputs: what `module.eval()` computes from now on.
-
-    What is kept in fewer bits (biases, batch norm) is rounded in `module`, too; with `bn="pair"` its batch norms are
-    pairs from now on, so it cannot be trained further.
-
-    **Raises** `UsageError` if nothing was attached to it.
-    """
-    if _ATTACHED not in module.__dict__:
-        raise UsageError("nothing is attached to this module: call tersenet.attach(module, ...) first")
-    chosen, source = module.__dict__[_ATTACHED]
-    assert isinstance(chosen, TrainedMethod)
-    return chosen.model(source, settled(module, chosen.pieces(module, source)))
 
 
 def load(path: str | Path, into: nn.Module | None = None, *, max_output: int | None = None) -> CompressedModel:

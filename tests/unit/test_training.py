@@ -31,7 +31,8 @@ def train_a_little(net: nn.Module, task: Task, steps: int = 6) -> None:
     optimizer = torch.optim.SGD(net.parameters(), 0.02, 0.9)
     net.train()
     for step, (inputs, targets) in enumerate(list(task.split("train"))[:steps]):
-        loss = F.cross_entropy(net(inputs[:48]), targets[:48]) + tersenet.penalty(net, step / steps, 0.2)
+        tersenet.anneal(net, step / steps, 0.2)
+        loss = F.cross_entropy(net(inputs[:48]), targets[:48]) + tersenet.penalty(net)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

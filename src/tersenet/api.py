@@ -15,7 +15,7 @@ from .core.model import CompressedModel, KeptTensor
 from .core.task import Task
 from .errors import UsageError
 from .files.atomic import check_output
-from .files.checkpoint import Where, checkpoint_at, open_checkpoint, open_module
+from .files.checkpoint import Checkpoint, Where, checkpoint_at, open_checkpoint, open_module
 from .files.terse import Effort, write
 from .files.terse import load as open_terse
 from .network.tables import marked, say_computed
@@ -138,6 +138,10 @@ def prepared(what: nn.Module | Where, module: nn.Module | None) -> tuple[TensorS
     """The tensors to compress, and the network with exactly these weights."""
     if isinstance(what, nn.Module):
         return marked(open_module(what), what), what
+    if not isinstance(what, str | Path | Checkpoint):
+        raise UsageError(
+            f"got a {type(what).__name__}: expected a module, a path or a Checkpoint; load a state dict into its module"
+        )
     source = marked(open_checkpoint(what, module), module)
     return source, None if module is None else _filled(module, source)
 

@@ -39,7 +39,7 @@ def test_a_log_that_is_none_says_so_and_force_begins_anew(damage: str, within: A
 def test_an_empty_log_knows_no_file(within: Any, tmp_path: Path) -> None:
     within()
     (tmp_path / "o.terse.search" / "trials.sqlite").write_bytes(b"")
-    with pytest.raises(OutputError, match="exists"):
+    with pytest.raises(InputError, match="is empty"):
         within()
     (tmp_path / "o.terse").unlink()
     assert within().holds

@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from ..errors import OutputError
+from ..errors import OutputError, UsageError
 from .parts import part_of, place
 
 KINDS = {stat.S_IFCHR: "a device", stat.S_IFBLK: "a device", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
@@ -22,6 +22,8 @@ def check_output(path: str | Path, source: str | Path | None = None, *, force: b
     socket or a link to nothing, or (with `force`, too) if it is what is read: `source`, or in the folder `source` a
     file that is no `.terse`.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise UsageError(f"got a {type(path).__name__} as output: expected a path")
     shown = str(path) if len(str(path)) <= 200 else f"{str(path)[:200]}..."
     try:
         target = _followed(Path(path))

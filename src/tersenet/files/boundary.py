@@ -3,7 +3,7 @@
 from pathlib import Path
 from types import TracebackType
 
-from ..errors import FormatError, SizeLimitError, TersenetError
+from ..errors import FormatError, SizeLimitError, TersenetError, UsageError
 
 
 class reading:  # a class, because every tensor passes through it
@@ -15,6 +15,8 @@ class reading:  # a class, because every tensor passes through it
     __slots__ = ("_part", "_path")
 
     def __init__(self, path: str | Path, part: str) -> None:
+        if not isinstance(path, str | Path):
+            raise UsageError(f"got a {type(path).__name__}: expected the path of a file")
         self._path, self._part = path, part
 
     def __enter__(self) -> None:

@@ -8,7 +8,7 @@ as 128 bytes.
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import SizeLimitError
+from ..errors import SizeLimitError, UsageError
 from .records import Index
 
 FREE_OUTPUT = 1 << 28  # decoded bytes every file may have
@@ -26,7 +26,9 @@ class Limit:
 
     @classmethod
     def of(cls, path: Path, size: int, max_output: int | None) -> "Limit":
-        """The limit of a file of `size` bytes: `max_output` if that is given."""
+        """The limit of a file of `size` bytes: `max_output` if that is given. **Raises** `UsageError` for no number."""
+        if max_output is not None and not (isinstance(max_output, int) and max_output >= 1):
+            raise UsageError(f"max_output={max_output!r}: expected a number of bytes, 1 or more")
         return cls(path, max(FREE_OUTPUT, MAX_GROWTH * size) if max_output is None else max_output)
 
     def check_text(self, size: int, what: str) -> None:
@@ -45,6 +47,6 @@ class Limit:
     def _check(self, cost: int, claim: str) -> None:
         if cost > self.allowed:
             raise SizeLimitError(
-                f"{self.path} claims {claim}, more than the {self.allowed:,} bytes that are allowed for its size: "
+                f"{self.path} claims {claim}, which count as {cost:,} bytes; {self.allowed:,} are allowed: "
                 f"if you trust it, give max_output={cost}"
             )

@@ -15,6 +15,7 @@ from ..core.fields import check_value
 from ..core.grid import Codebook, FixedPoint, Grid, Uniform
 from ..core.levels import Integers, Points
 from ..core.model import CompressedModel, Entry, Finding, KeptTensor, Piece, QTensor, TensorSpec
+from ..errors import UsageError
 from .atomic import replacing_file
 from .boundary import reading
 from .layout import CONSTANT_BYTES, GRIDS, RAW_BYTES, ZSTD_BYTES, Field, Record
@@ -39,6 +40,8 @@ def save(model: CompressedModel, path: str | Path, *, force: bool = False, effor
     **Raises** `OutputError` if `path` exists (without `force`), cannot be written, or could not be read again; then
     nothing has changed.
     """
+    if not isinstance(model, CompressedModel):
+        raise UsageError(f"got a {type(model).__name__}: expected what compress, freeze or load return")
     pieces = itertools.chain(model.tensors.items(), model.activations.items())
     return write(path, pieces, model, force=force, effort=effort)
 

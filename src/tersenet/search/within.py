@@ -16,7 +16,7 @@ from ..analysis.intervals import Estimate
 from ..api import identified
 from ..core.method import Job, Method
 from ..core.task import Task
-from ..errors import BudgetError, OutputError, TersenetError, UsageError
+from ..errors import BudgetError, InputError, OutputError, TersenetError, UsageError
 from ..files.atomic import check_output
 from ..files.checkpoint import Where, checkpoint_at, open_checkpoint
 from ..methods import get, names
@@ -214,6 +214,8 @@ def _own(output: Path, log: Path) -> bool:
     does."""
     if not log.exists():
         return False
+    if not log.stat().st_size and output.exists():
+        raise InputError(f"{log} is empty, so it does not tell what {output} is: begin a new search with force=True")
     with closing(Trials(log)) as trials:
         return output.is_file() and trials.knows(hash_of(output))
 

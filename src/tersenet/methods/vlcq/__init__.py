@@ -220,7 +220,8 @@ class Vlcq(Method):
         if not has_statistics(module):
             warnings.warn(
                 f"{type(module).__name__} has no batch-norm statistics, so no inputs can be synthesised: errors are "
-                "compensated with a prior instead; for better results give calibrate=True and task=",
+                "compensated with a prior instead"
+                + ("" if task is not None else "; for better results give calibrate=True and task="),
                 stacklevel=3,
             )
             return None

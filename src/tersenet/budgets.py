@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import math
 import shutil
 import sqlite3
@@ -13,12 +14,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from .api import check_method, load, prepared
 from .core.method import Method, RunFolder
 from .core.model import Piece
+from .core.nested import hash_of_tensors
 from .core.task import Task
 from .errors import BudgetError, TersenetError, UsageError
 from .files.atomic import check_free
@@ -36,6 +37,7 @@ from .steps.trials import Trial, Trials, key_of
 Step = Callable[[Search], None]
 Say = Callable[[str], None]
 LOG = "trials.sqlite"
+LOGGER = logging.getLogger("tersenet")
 VALIDATION = "validation"
 MOST_IMAGES = 4096  # that auto calibrates on
 
@@ -132,7 +134,7 @@ def _cheap_to_dear(module: nn.Module, task: Task, bn: str, train: bool) -> list[
     kept: dict[str, Any] = {"bn": bn}
     found = [get("vlcq")(**kept)]
     if task.calibration is not None:
-        images = max(1, min(MOST_IMAGES, holdable(module, calibration(task, 2)[0][0])))
+        images = max(1, min(MOST_IMAGES, holdable(module, calibration(task, 2)[0])))
         found.append(replace(found[0], calibrate=True, images=1 << images.bit_length() - 1))  # type: ignore[call-arg]
     if train:
         found.append(get("lsq")(**kept, epochs=3, distill=0.7))  # type: ignore[call-arg]
@@ -179,6 +181,8 @@ class _Workshop:
         found = None if self.judged is None else self._compared(self.network, VALIDATION)
         self.pass_seconds = (time.perf_counter() - began) / 2
         self.samples = 0 if found is None or found.agreement is None else found.agreement.n
+        if found is not None and found.metric is None:
+            LOGGER.info("no labels for the metric: drops are those of agreement (%s)", found.agreement_name)
 
     def folder_of(self, key: str) -> Path:
         """Where the training of a trial is kept."""
@@ -292,9 +296,5 @@ def _check(target: Target, module: nn.Module | None, task: Task | None, time_lim
 
 def _digest(task: Task | None) -> str:
     """What tells the samples that files are judged on from others: a hash of the first batch."""
-    if task is None:
-        return ""
-    first = next(iter(task.split(VALIDATION)), None)
-    parts = [part for part in ([first] if isinstance(first, Tensor) else first or []) if isinstance(part, Tensor)]
-    flat = (part.detach().cpu().contiguous().reshape(-1).view(torch.uint8) for part in parts)
-    return hashlib.sha256(b"".join(part.numpy().tobytes() for part in flat)).hexdigest()
+    first = None if task is None else next(task.batches(VALIDATION), None)
+    return "" if first is None else hash_of_tensors([first.inputs, first.targets])

@@ -24,7 +24,7 @@ def command(
 ) -> None:
     """Decode a file, run it on a task, and print metric, drop and agreement with n and a 95 % interval."""
     from ..api import load_network
-    from ..steps.evaluate import evaluate
+    from ..steps.evaluate import Estimate, evaluate
     from .factory import make_model, make_task
 
     network = load_network(file, make_model(model, model_arg or []), max_output=max_output)
@@ -33,9 +33,11 @@ def command(
     if as_json:
         print_json({"bytes": file.stat().st_size if file.is_file() else None, "split": split, **asdict(result)})
         return
+    agreement = f"agreement ({result.agreement_name})"
+    called = {"drop": "drop" if result.metric else f"drop of {agreement}", "agreement": agreement}
     rows = [
-        (name, f"{value.mean:.4f}", f"{value.low:.4f} to {value.high:.4f}", value.n)
+        (called.get(name, name), f"{value.mean:.4f}", f"{value.low:.4f} to {value.high:.4f}", value.n)
         for name, value in vars(result).items()
-        if value is not None
+        if isinstance(value, Estimate)
     ]
     print_table(f"{file} on the {split} split", ("", ">mean", ">95 % interval", ">n"), rows)

@@ -49,9 +49,12 @@ def command(
     if output is not None and average_bits is None:
         raise UsageError("--output writes the bits of layers: give --average-bits")
     network = load_network(checkpoint, make_model(model, model_arg or []))
+    judged = make_task(task, task_arg or []).for_method()
     with progress_bar():
-        rows = survey(network, make_task(task, task_arg or []).for_method(), bits, score.value)
-    facts: dict[str, object] = {"bits": bits, "score": score.value, "layers": [asdict(row) for row in rows]}
+        rows = survey(network, judged, bits, score.value)
+    agreement = judged.agreement_name
+    layers = [asdict(row) for row in rows]
+    facts: dict[str, object] = {"bits": bits, "score": score.value, "agreement": agreement, "layers": layers}
     if average_bits is not None:
         names, sizes = [row.name for row in rows], {row.name: row.weights for row in rows}
         pinned = dict.fromkeys((names[0], names[-1]), 8)
@@ -76,9 +79,9 @@ def command(
         ">bytes",
         f">{score.value}",
         ">loss, alone",
-        ">agreement, points",
+        f">{agreement}, points",
         ">loss, kept",
-        ">agreement, points",
+        f">{agreement}, points",
     )
     print_table(f"{checkpoint} at {bits} bits: only this layer quantised, and all but it", columns, cells)
     if average_bits is not None:

@@ -39,7 +39,7 @@ from ..progress import progress
 from ..quantizers import attach
 from ..quantizers.fixed import WIDEST, MixedFixedPoint
 from ..steps.evaluate import evaluate
-from ..steps.fit import Schedule, fit, inputs_of, samples
+from ..steps.fit import Schedule, fit, samples
 from ..steps.fold import Rewritten
 from ..steps.layers import find_layers, frozen
 from ..steps.processes import Processes
@@ -119,7 +119,7 @@ class AccGrad(Method):
     def work(self, task: Task | None) -> float:
         """Every epoch runs all training samples forward and back."""
         epochs = self.epochs + self.refine
-        return epochs * samples(task.split("train")) * (4.0 if self.distill else 3.0) if task else 0.0
+        return epochs * samples(task, "train") * (4.0 if self.distill else 3.0) if task else 0.0
 
     def compress(
         self,
@@ -164,7 +164,7 @@ class AccGrad(Method):
                 saved=saved,
             )
             with seeded(self.seed):
-                finish(network, inputs_of(task.split("train"), processes.device))
+                finish(network, task.batches("train"))
             if folder is not None and processes.rank == 0:
                 folder.save({"model": network.state_dict(), "finished": attach.latent_state(network)})
         if self.mode != "in" and not self.refine:
@@ -173,7 +173,7 @@ class AccGrad(Method):
         if self.target_ratio is not None:
             prune_to(found, Beside.of(self._pieces(network, source)), values, self.target_ratio)
         with seeded(self.seed):
-            finish(network, inputs_of(task.split("train"), processes.device))
+            finish(network, task.batches("train"))
         beside = Beside.of(self._pieces(network, source))
         if self.target_ratio is not None:
             prune_to(found, beside, values, self.target_ratio)  # again, if what is kept has grown
@@ -181,10 +181,10 @@ class AccGrad(Method):
         yield "accgrad", Finding(self._facts(found, beside))
 
     def _attach(self, network: nn.Module, source: TensorSource, task: Task) -> None:
-        if (first := next(iter(task.split("train")), None)) is None:
+        if (first := next(task.batches("train"), None)) is None:
             raise InputError("the train split of the task is empty: give it at least one batch")
         with frozen(network):
-            layers = find_layers(network, first[0][:2].to(next(network.parameters()).device))
+            layers = find_layers(network, first.first(2))
         wanted = {}
         for layer in layers:
             for named in (layer.weight, f"{layer.weight.removesuffix('weight')}bias"):

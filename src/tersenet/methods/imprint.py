@@ -18,12 +18,13 @@ from typing import Any, ClassVar, Literal
 
 from torch import nn
 
+from ..core.batch import Batch
 from ..core.method import TensorSource
 from ..core.task import Task
 from ..errors import InputError, UsageError
 from ..quantizers.bases import first_rounding
 from ..steps.allocate import average, ladder, optimum
-from ..steps.importance import Batch, imprint, rank
+from ..steps.importance import imprint, rank
 from ..steps.layers import find_layers, frozen
 from ..steps.sides import why_kept
 from ..steps.survey import scores_of
@@ -67,11 +68,11 @@ class Imprinted(TrainedMethod):
         """The bits of every layer, from its score. **Raises** `BudgetError`, `InputError`."""
         if self.layer_bits:
             return self, {}
-        batches = list(task.split("calibration"))
+        batches = list(task.batches("calibration"))
         if not batches:
             raise InputError("the calibration split of the task is empty: scores need images of every class")
         with frozen(network):
-            layers = [layer.weight for layer in find_layers(network, batches[0][0][:2])]
+            layers = [layer.weight for layer in find_layers(network, batches[0].first(2))]
         names = [name for name in layers if why_kept(name, source.specs[name], self) is None]
         pinned = {name: 8 for name in names if name in (layers[0], layers[-1])}
         middle = [name for name in names if name not in pinned]
@@ -94,7 +95,7 @@ class Imprinted(TrainedMethod):
         """The score of every layer, and what is worth recording beside it."""
         details: dict[str, Any] = {}
         if self.score in ("imprint", "reversed"):
-            found = imprint(network, batches, task.split("validation"), self.seed)
+            found = imprint(network, batches, task.batches("validation"), self.seed)
             sign = 1 if self.score == "imprint" else -1
             scores = {name: sign * found.scores().get(name, 0.0) for name in names}
             details = {"accuracies": found.accuracies, "gains": found.gains, "intervals": found.intervals}

@@ -12,7 +12,8 @@ layer get 8-bit weights and unrounded inputs unless `ends` says otherwise; input
 levels; linear layers are quantised too, and what is rounded is the input of a layer, not the output of a ReLU (so a
 skip connection stays unrounded); evaluations are capped, and more than 50 clips are searched in blocks.
 
-Needs the network's code and a calibration split with targets. It never sees the test split.
+Needs the network's code and a calibration split; without targets the loss is the distance to the original's outputs. It
+never sees the test split.
 """
 
 import math
@@ -30,9 +31,9 @@ from ..core.model import Piece
 from ..core.task import Task
 from ..errors import InputError, UsageError
 from ..progress import progress
-from ..steps.calibrate import calibration
+from ..steps.calibrate import calibration, with_loss
 from ..steps.fold import rewritten
-from ..steps.layers import find_layers, frozen
+from ..steps.layers import NO_LAYER, find_layers, frozen, is_layer, tell_kept
 from ..steps.rounded import Rounded, WeightGrid
 from ..steps.sides import check_finite, keep, prepare_batch_norm, why_kept
 
@@ -149,9 +150,11 @@ class Lapq(Method):
         if module is None or task is None:
             raise UsageError("lapq calibrates: give the network's code (--model, module=) and --task (task=)")
         if self.equalise or self.bn == "fold":
-            source = rewritten(source, module, calibration(task, 2)[0][0], self.equalise)
+            source = rewritten(source, module, calibration(task, 2)[0], self.equalise)
             module = source.module
         rounded = self.prepare(source, module, task)
+        others = [name for name, spec in source.specs.items() if why_kept(name, spec, self) is None]
+        tell_kept([name for name in others if name not in rounded.grids and not is_layer(module, name)], self.name)
         clips = self.clips(rounded)
         rounded.set(clips)
         found = dict(zip(rounded.names, clips, strict=True))
@@ -161,7 +164,8 @@ class Lapq(Method):
                 entry = rounded.quantised(name, found[name])
                 yield name, type(entry)(entry.codes, entry.grid, spec.dtype)
             else:
-                yield name, keep(paired.read(name), why_kept(name, spec, self) or "first or last layer", self.side)
+                why = why_kept(name, spec, self) or ("first or last layer" if is_layer(module, name) else NO_LAYER)
+                yield name, keep(paired.read(name), why, self.side)
         for path in rounded.paths:
             yield path, rounded.activation(path, found[path])
 
@@ -170,7 +174,7 @@ class Lapq(Method):
         batches = calibration(task, self.samples)
         network = deepcopy(module).float().eval().requires_grad_(False)
         with frozen(network):
-            layers = find_layers(network, batches[0][0][:2])
+            layers = find_layers(network, batches[0].first(2))
         known = [layer for layer in layers if layer.weight in source.specs]
         wanted = [layer for layer in known if why_kept(layer.weight, source.specs[layer.weight], self) is None]
         if not wanted:
@@ -186,7 +190,7 @@ class Lapq(Method):
             if not (layer.weight in ends and self.ends == "keep")
         }
         inputs = [layer.path for layer in wanted if layer.weight not in ends] if self.act_bits != 32 else []
-        return Rounded(network, task, batches, grids, inputs, self.act_bits)
+        return Rounded(network, with_loss(network, batches), grids, inputs, self.act_bits)
 
     def clips(self, rounded: Rounded) -> list[float]:
         """The clips of all weights and inputs, by the phases that `search` asks for."""

@@ -1,33 +1,33 @@
 """The one training loop: deterministic by seed, resumable at any step, and stopped by the first NaN."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from itertools import islice
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from ..core.batch import IGNORED, Batch, read
 from ..core.task import Task
 from ..errors import InputError, TrainingError
 from ..progress import progress
-from .evaluate import checked_batch, evaluate
+from .evaluate import evaluate
 from .processes import Processes
 from .randomness import random_state, restore, seed_all, seeded
 from .run import Run
+from .scores import ratio
 
 MOMENTUM = 0.9
-TEMPERATURE = 4.0  # of distillation
 
 
 @dataclass(frozen=True)
 class Schedule:
     """How long and how fast: `lr` falls to 0 along a cosine; gradients are clipped to norm `clip` (0: not).
 
-    `distill` is the share of the loss that is `T^2 KL(softmax(teacher / T), softmax(outputs / T))`, T = 4.
+    `distill` is the share of the loss that is the distance to a teacher's outputs: `T^2 KL(softmax(teacher / T),
+    softmax(outputs / T))`, T = 4, where agreement is that of classes, else the relative squared error.
     """
 
     epochs: int
@@ -98,21 +98,18 @@ def fit(
         if skip and saved is not None:
             restore(saved["random"])
         for batch in shared:
-            inputs, targets = checked_batch(batch, "train")
+            batch = read(batch, task, "train")
             rate = schedule.lr * (1 + math.cos(math.pi * step / total)) / 2
             for group in optimizer.param_groups:
                 group["lr"] = rate * group["factor"]
             anneal(step / total, rate / (1 - MOMENTUM) if schedule.optimizer == "sgd" else rate)
-            targets = targets.to(processes.device)
-            outputs = _forward(runner, inputs, processes)
-            _check_labels(task, outputs, targets)
-            loss = task.loss(outputs, targets)
+            wanted = None
             if teacher is not None:
                 with torch.no_grad():
-                    wanted = _forward(teacher, inputs, processes)
-                loss = (1 - schedule.distill) * loss + schedule.distill * distance(outputs, wanted)
+                    wanted = batch.seen(_forward(teacher, batch, processes))
+            loss, outputs = _loss(_forward(runner, batch, processes), batch, wanted, schedule.distill)
             (loss + penalty()).backward()
-            score = float(task.metric(outputs.detach(), targets).float().mean())
+            score = _score(batch, outputs.detach())
             lost = float(processes.mean(loss.detach()))
             norm = nn.utils.clip_grad_norm_(parameters, schedule.clip or math.inf)
             if not (math.isfinite(lost) and math.isfinite(float(norm))):
@@ -135,44 +132,52 @@ def fit(
     module.eval()
 
 
-def _forward(runner: nn.Module, inputs: Tensor, processes: Processes) -> Tensor:
-    """The outputs in fp32 (computed in bf16 on a GPU)."""
-    device = processes.device
-    with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-        outputs = runner(inputs.to(device))
-    if not isinstance(outputs, Tensor):
-        raise InputError(
-            f"the network returned a {type(outputs).__name__}; training needs one tensor: wrap it in a module that "
-            "returns that"
-        )
-    return outputs.float()
+def _forward(runner: nn.Module, batch: Batch, processes: Processes) -> Any:
+    """What the network returns (computed in bf16 on a GPU)."""
+    with torch.autocast(processes.device.type, torch.bfloat16, enabled=processes.device.type == "cuda"):
+        return batch.run(runner)
 
 
-def distance(outputs: Tensor, wanted: Tensor) -> Tensor:
-    """`T^2 KL(softmax(wanted / T), softmax(outputs / T))`, T = 4 (Hinton et al. 2015). **Shapes**: `[n, classes]`
-    twice."""
-    ours, theirs = (F.log_softmax(part / TEMPERATURE, 1) for part in (outputs, wanted))
-    return F.kl_div(ours, theirs, reduction="batchmean", log_target=True) * TEMPERATURE**2
+def _loss(raw: Any, batch: Batch, wanted: Tensor | None, share: float) -> tuple[Tensor, Tensor]:
+    """The loss, `share` of it the distance to the outputs that are `wanted`, and the outputs.
+
+    Where the task has no loss, the distance is all of it.
+    """
+    outputs = batch.seen(raw)
+    _check_labels(batch, outputs)
+    if wanted is not None and batch.targets is None and batch.own_loss(raw) is None:
+        return batch.distance(outputs, wanted), outputs
+    loss, _ = batch.loss(raw)
+    if wanted is not None:
+        loss = (1 - share) * loss + share * batch.distance(outputs, wanted)
+    return loss, outputs
+
+
+def _score(batch: Batch, outputs: Tensor) -> float:
+    """The metric on one batch, as it is now (NaN where the task has none for it)."""
+    rows = batch.scores(outputs)
+    if rows is None:
+        return math.nan
+    assert batch.task is not None
+    return float((batch.task.aggregate or ratio)(rows))
 
 
 def _validate(module: nn.Module, task: Task) -> float:
     """The mean score on the validation split (NaN without labels); leaves module and random states as they were."""
     state = random_state()
-    labelled = not isinstance(next(iter(task.split("validation")), None), Tensor)
-    found = evaluate(module, task, "validation").metric if labelled else None
+    first = next(task.batches("validation"), None)
+    found = evaluate(module, task, "validation").metric if first is not None and task.measures(first) else None
     restore(state)
     return math.nan if found is None else found.mean
 
 
-def classifies(task: Task) -> bool:
-    """Whether the loss of the task is cross-entropy."""
-    loss = task.loss.func if isinstance(task.loss, partial) else task.loss
-    return loss is F.cross_entropy or isinstance(loss, nn.CrossEntropyLoss)
-
-
-def _check_labels(task: Task, outputs: Tensor, targets: Tensor) -> None:
-    if classifies(task) and outputs.dim() == 2 and targets.dim() == 1 and targets.numel():
-        low, high, classes = int(targets.min()), int(targets.max()), outputs.shape[1]
+def _check_labels(batch: Batch, outputs: Tensor) -> None:
+    labels, task = batch.targets, batch.task
+    if task is None or not task.classifies or not isinstance(labels, Tensor) or labels.is_floating_point():
+        return
+    labels = labels[labels != IGNORED]
+    if outputs.dim() == 2 and batch.targets.dim() == 1 and labels.numel():
+        low, high, classes = int(labels.min()), int(labels.max()), outputs.shape[1]
         if low < 0 or high >= classes:
             raise InputError(
                 f"the train split has labels from {low} to {high}, but the network has {classes} outputs "
@@ -198,12 +203,6 @@ def _optimizer(module: nn.Module, schedule: Schedule) -> torch.optim.Optimizer:
     return torch.optim.SGD(listed, lr=schedule.lr, momentum=MOMENTUM)
 
 
-def inputs_of(batches: Iterable[Any], device: torch.device) -> Iterator[Tensor]:
-    """The inputs of `(inputs, targets)` batches, on `device`."""
-    for batch in batches:
-        yield checked_batch(batch, "train")[0].to(device)
-
-
 def _count(batches: Any) -> int:
     try:
         return len(batches)
@@ -211,10 +210,10 @@ def _count(batches: Any) -> int:
         return sum(1 for _ in batches)
 
 
-def samples(batches: Any) -> int:
-    """About how many samples the batches hold: their number times the size of the first."""
-    first = next(iter(batches), None)
-    return 0 if first is None else _count(batches) * len(checked_batch(first, "train")[0])
+def samples(task: Task, split: str) -> int:
+    """About how many samples a split holds: the number of its batches times the size of the first."""
+    first = next(task.batches(split), None)
+    return 0 if first is None else _count(task.split(split)) * len(first)
 
 
 def _not_finite(loss: float, step: int, total: int, run: Run | None) -> str:

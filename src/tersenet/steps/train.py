@@ -15,10 +15,12 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from ..core.batch import Batch
 from ..core.method import Method, RunFolder, TensorSource
 from ..core.model import Finding, Piece, TensorSpec
+from ..core.nested import tensors
 from ..core.task import Task
 from ..errors import InputError, UsageError
 from ..files.terse import load
@@ -30,8 +32,8 @@ from ..quantizers.project import Rule
 from ..quantizers.quantizer import Quantizer
 from ..quantizers.weight import Remedy
 from .batchnorm import reestimate
-from .fit import Schedule, fit, inputs_of, samples
-from .layers import BATCH_NORMS, Layer, find_layers, frozen
+from .fit import Schedule, fit, samples
+from .layers import BATCH_NORMS, Layer, find_layers, frozen, recurrent_weights
 from .processes import Processes
 from .randomness import seeded
 from .run import Run, run_of
@@ -123,9 +125,9 @@ class TrainedMethod(Method):
     def work(self, task: Task | None) -> float:
         """Every epoch runs all training samples forward and back, twice forward where it distills."""
         epochs = self.epochs * (len(self.stages) + 1)
-        return epochs * samples(task.split("train")) * (4 if self.distill else 3) if task and epochs else 0.0
+        return epochs * samples(task, "train") * (4 if self.distill else 3) if task and epochs else 0.0
 
-    def attach(self, module: nn.Module, specs: Mapping[str, TensorSpec], inputs: Iterable[Tensor], bits: int,
+    def attach(self, module: nn.Module, specs: Mapping[str, TensorSpec], inputs: Iterable[Any], bits: int,
                aliases: Mapping[str, str] | None = None) -> nn.Module:  # fmt: skip
         """Put quantizers of `bits` bits in front of the weights and inputs of `module` (in place) and set them on
         `inputs`.
@@ -134,14 +136,15 @@ class TrainedMethod(Method):
         """
         if bits == FULL and self.act_bits == FULL:
             return module
-        held = list(islice(inputs, CALIBRATION_BATCHES))
+        held = [part if isinstance(part, Batch) else Batch(part) for part in islice(inputs, CALIBRATION_BATCHES)]
         if not held:
             raise InputError("there are no calibration inputs: the train split is empty")
-        if not all(bool(torch.isfinite(batch).all()) for batch in held):
+        if not all(bool(torch.isfinite(part).all()) for batch in held for part in tensors(batch.inputs)):
             raise InputError("the first training inputs have NaN or infinity: check the data")
         with frozen(module):
-            layers = find_layers(module, held[0][:2])
-        names = [name for name, spec in specs.items() if why_kept(name, spec, self) is None]
+            layers = find_layers(module, held[0].first(2))
+        held_back = recurrent_weights(module)
+        names = [name for name, spec in specs.items() if why_kept(name, spec, self) is None and name not in held_back]
         wanted = [layer for layer in layers if layer.weight in names]
         if not names:
             raise InputError("no tensor of this network can be quantised (2 dimensions, 256 elements, not excluded)")
@@ -202,7 +205,7 @@ class TrainedMethod(Method):
             network.load_state_dict(saved["base"])
         for stage in range(first, len(stages)):
             base = {name: value.clone() for name, value in network.state_dict().items()}
-            bits, train = stages[stage], inputs_of(task.split("train"), processes.device)
+            bits, train = stages[stage], task.batches("train")
             with seeded(self.seed):
                 method.attach(network, source.specs, train, bits, source.aliases)
             if saved is not None and "finished" in saved:
@@ -228,7 +231,7 @@ class TrainedMethod(Method):
                 network.load_state_dict(latent)
                 continue
             with seeded(self.seed):
-                finish(network, inputs_of(task.split("train"), processes.device))
+                finish(network, task.batches("train"))
             if folder is not None and processes.rank == 0:
                 state = {"stage": stage, "base": base, "model": network.state_dict()}
                 folder.save({**state, "finished": attach.latent_state(network)})
@@ -261,11 +264,12 @@ class TrainedMethod(Method):
                 parts = {part: state[f"{prefix}.{part}"] for part in ("weight", "bias", "running_mean", "running_var")}
                 state |= {f"{prefix}.{part}": value for part, value in pair(parts, eps).items()}
         quantised = {source.aliases.get(name, name): entry for name, entry in attach.frozen_weights(network).items()}
+        recurrent = recurrent_weights(network)
         for name, spec in source.specs.items():
             if name in quantised:
                 yield name, quantised[name]
                 continue
-            reason = why_kept(name, spec, self) or "full precision"
+            reason = why_kept(name, spec, self) or ("recurrent layer" if name in recurrent else "full precision")
             kept = keep(state[name].detach().to("cpu", spec.dtype), reason, self.side)
             with torch.no_grad():
                 part, leaf = attach.owner_of(network, name)
@@ -288,7 +292,7 @@ def begin_with(network: nn.Module, start: Path) -> None:
         begun.apply_to(network, activations=False)
 
 
-def finish(network: nn.Module, train: Iterable[Tensor]) -> None:
+def finish(network: nn.Module, train: Iterable[Batch]) -> None:
     """Evaluation mode, with batch norm re-estimated for the weights as they are now."""
     network.eval()
     if any(isinstance(part, BATCH_NORMS) for part in network.modules()):

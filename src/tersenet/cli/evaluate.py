@@ -11,7 +11,10 @@ from .output import Json, MaxOutput, print_json, print_table
 
 def command(
     file: Annotated[Path, typer.Argument(help="A .terse file (or a checkpoint).")],
-    model: Annotated[str, typer.Option(help="The network's code: module:function, FILE.py:function, or a name.")],
+    model: Annotated[
+        str,
+        typer.Option(help="module:function, FILE.py:function, a name, or auto (a Hugging Face folder)."),
+    ],
     task: Annotated[
         str, typer.Option(help="Data and metric: module:function, FILE.py:function, digits, mnist or cifar10.")
     ],
@@ -27,8 +30,9 @@ def command(
     from ..steps.evaluate import Estimate, evaluate
     from .factory import make_model, make_task
 
-    network = load_network(file, make_model(model, model_arg or []), max_output=max_output)
-    reference = None if against is None else load_network(against, make_model(model, model_arg or []))
+    files = [file] if against is None else [file, against]
+    network = load_network(file, make_model(model, model_arg or [], *files), max_output=max_output)
+    reference = None if against is None else load_network(against, make_model(model, model_arg or [], *files[::-1]))
     result = evaluate(network, make_task(task, task_arg or []), split, reference)
     if as_json:
         print_json({"bytes": file.stat().st_size if file.is_file() else None, "split": split, **asdict(result)})

@@ -23,7 +23,10 @@ class Score(StrEnum):
 
 def command(
     checkpoint: Annotated[Path, typer.Argument(help="A checkpoint or a .terse file.")],
-    model: Annotated[str, typer.Option(help="The network's code: module:function, FILE.py:function, or a name.")],
+    model: Annotated[
+        str,
+        typer.Option(help="module:function, FILE.py:function, a name, or auto (a Hugging Face folder)."),
+    ],
     task: Annotated[str, typer.Option(help="Data: module:function, FILE.py:function, digits, mnist or cifar10.")],
     model_arg: Annotated[list[str] | None, typer.Option(help="name=value for --model; may be repeated.")] = None,
     task_arg: Annotated[list[str] | None, typer.Option(help="name=value for --task; may be repeated.")] = None,
@@ -48,7 +51,7 @@ def command(
         raise UsageError(f"--bits is {bits}; it may be 2 to 8")
     if output is not None and average_bits is None:
         raise UsageError("--output writes the bits of layers: give --average-bits")
-    network = load_network(checkpoint, make_model(model, model_arg or []))
+    network = load_network(checkpoint, make_model(model, model_arg or [], checkpoint))
     judged = make_task(task, task_arg or []).for_method()
     with progress_bar():
         rows = survey(network, judged, bits, score.value)

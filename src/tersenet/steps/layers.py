@@ -46,6 +46,13 @@ def recurrent_weights(module: nn.Module) -> set[str]:
     return {f"{path}.{leaf}" if path else leaf for path, part in layers for leaf, _ in part.named_parameters()}
 
 
+def without_recurrent(module: nn.Module, names: Sequence[str], method: str) -> list[str]:
+    """`names` without the weights of recurrent layers, which are said to be left as they are."""
+    recurrent = recurrent_weights(module)
+    tell_kept([name for name in names if name in recurrent], method)
+    return [name for name in names if name not in recurrent]
+
+
 def tell_kept(names: Sequence[str], method: str) -> None:
     """Say which weights a method leaves as they are."""
     if names:

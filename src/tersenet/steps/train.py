@@ -33,7 +33,7 @@ from ..quantizers.quantizer import Quantizer
 from ..quantizers.weight import Remedy
 from .batchnorm import reestimate
 from .fit import Schedule, fit, samples
-from .layers import BATCH_NORMS, Layer, find_layers, frozen, recurrent_weights
+from .layers import BATCH_NORMS, Layer, find_layers, frozen, recurrent_weights, without_recurrent
 from .processes import Processes
 from .randomness import seeded
 from .run import Run, run_of
@@ -143,8 +143,8 @@ class TrainedMethod(Method):
             raise InputError("the first training inputs have NaN or infinity: check the data")
         with frozen(module):
             layers = find_layers(module, held[0].first(2))
-        held_back = recurrent_weights(module)
-        names = [name for name, spec in specs.items() if why_kept(name, spec, self) is None and name not in held_back]
+        names = [name for name, spec in specs.items() if why_kept(name, spec, self) is None]
+        names = without_recurrent(module, names, self.name)
         wanted = [layer for layer in layers if layer.weight in names]
         if not names:
             raise InputError("no tensor of this network can be quantised (2 dimensions, 256 elements, not excluded)")
@@ -270,7 +270,8 @@ class TrainedMethod(Method):
                 yield name, quantised[name]
                 continue
             reason = why_kept(name, spec, self) or ("recurrent layer" if name in recurrent else "full precision")
-            kept = keep(state[name].detach().to("cpu", spec.dtype), reason, self.side)
+            value = state[name].detach().to("cpu", spec.dtype) if name in state else source.read(name)
+            kept = keep(value, reason, self.side)
             with torch.no_grad():
                 part, leaf = attach.owner_of(network, name)
                 getattr(part, leaf).copy_(kept.dequantize())

@@ -85,8 +85,9 @@ def test_a_pitch_network(nets: Any, tmp_path: Path, capsys: Any) -> None:
     task = [f"{ROOT}/examples/pitch.py:task", "--task-arg", code, "--task-arg", f"weights={nets.crepe()}"]
     model = [f"{ROOT}/examples/pitch.py:network", "--model-arg", code]
     user = User(nets.crepe(), tmp_path, capsys, model, [*task, "--task-arg", "n=64"])
-    user.everything("1 - relative error", ["--images", "32", "--tune", "1"], [])
-    assert user("compress", "--input-shape", "1024", "--images", "8", "--synthesis-steps", "3")["code"] == 0
+    user.everything("1 - relative error", ["--images", "32", "--tune", "1", "--nominal-bits", "5"], [])
+    found = user("compress", "--input-shape", "1024", "--images", "8", "--synthesis-steps", "3", "--nominal-bits", "5")
+    assert found["code"] == 0
 
 
 @pytest.mark.slow
@@ -98,7 +99,7 @@ def test_a_speaker_encoder(nets: Any, tmp_path: Path, capsys: Any) -> None:
     save_file(own, tmp_path / "voice.safetensors")
     places = [f"{ROOT}/examples/speaker.py:network"], [f"{ROOT}/examples/speaker.py:task"]
     user = User(tmp_path / "voice.safetensors", tmp_path, capsys, *places)
-    user.everything("cosine", ["--images", "32", "--tune", "1"], ["--distill", "1"])
+    user.everything("cosine", ["--images", "32", "--tune", "1", "--target-bits", "8"], ["--distill", "1"])
 
 
 @pytest.mark.slow

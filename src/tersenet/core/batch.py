@@ -126,7 +126,10 @@ class Batch:
         outputs = self.seen(raw)
         if self.targets is None:
             if self.reference is None:
-                raise InputError("the task gives no targets and the network returns no loss: give one of the two")
+                raise InputError(
+                    "the task gives no targets and the network returns no loss: give one of the two, or train on the "
+                    "outputs of the original alone (distill=1)"
+                )
             return self.distance(outputs, self.reference.to(outputs.device)), float(len(self))
         targets = mapped(lambda part: part.to(outputs.device) if isinstance(part, Tensor) else part, self.targets)
         weight = self._weight()

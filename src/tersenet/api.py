@@ -116,10 +116,11 @@ def compress_file(
     return write(output, pieces, method.model(source, ()), force=force, effort=effort)
 
 
-def attach(module: Module, method: str | Method, inputs: Iterable[Tensor], **fields: Any) -> Module:
+def attach(module: Module, method: str | Method, inputs: Iterable[Any], **fields: Any) -> Module:
     """Put the quantizers of a training method into `module` (in place), for a training loop of your own.
 
-    `inputs` are a few batches that ranges of activations start from. Minimise your loss plus `penalty(module)`, then
+    `inputs` are a few batches of inputs (tensors, tuples of positional or mappings of keyword arguments) that ranges of
+    activations start from. Minimise your loss plus `penalty(module)`, then
     take the result with `freeze(module)`.
 
     **Raises** `UsageError` for a method that does not train, and what the method raises.

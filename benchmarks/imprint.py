@@ -85,7 +85,7 @@ def halves(weights, model, task):
     from scipy.stats import spearmanr
 
     network = load_network(weights, make_model(model, []))
-    examples, held = list(task.split("train")), list(task.split("validation"))
+    examples, held = list(task.batches("train")), list(task.batches("validation"))
     found = []
     for part in (0, 1):
         gains = imprint(network, examples[part:80:2], held[part::2]).gains

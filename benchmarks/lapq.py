@@ -17,7 +17,7 @@ from pathlib import Path
 
 from tersenet.api import load_network
 from tersenet.cli.factory import make_model, make_task
-from tersenet.network.calibrate import calibration
+from tersenet.network.calibrate import calibration, mean_loss
 
 
 def run(*arguments: object) -> dict:
@@ -69,11 +69,7 @@ def main() -> None:
 def calibration_loss(file: Path, model: str, task_name: str) -> float:
     """The loss of the decoded file on the calibration images."""
     task, network = make_task(task_name, []), load_network(file, make_model(model, []))
-    total = count = 0.0
-    for inputs, targets in calibration(task, 512):
-        total += float(task.loss(network(inputs), targets).detach()) * len(targets)
-        count += len(targets)
-    return total / count
+    return mean_loss(network, calibration(task, 512))
 
 
 if __name__ == "__main__":

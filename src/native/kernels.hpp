@@ -1,4 +1,4 @@
-// Small kernels on integers and floats; their references are in src/tersenet/codec and src/tersenet/steps.
+// Small kernels on integers and floats; their references are in src/tersenet/codec and src/tersenet/network.
 #pragma once
 #include <cstddef>
 #include <cstdint>

@@ -40,10 +40,11 @@ class _Described:
         raise KeyError(name)
 
 
-def attach(module: Module, method: str | Method, inputs: Iterable[Tensor], **fields: Any) -> Module:
+def attach(module: Module, method: str | Method, inputs: Iterable[Any], **fields: Any) -> Module:
     """Put the quantizers of a training method into `module` (in place), for a training loop of your own.
 
-    `inputs` are a few batches that ranges of activations start from. Minimise your loss plus `penalty(module)` with an
+    `inputs` are a few batches of inputs (tensors, tuples of positional or mappings of keyword arguments) that ranges of
+    activations start from. Minimise your loss plus `penalty(module)` with an
     optimizer over `param_groups(module, lr)`, call `anneal` before and `after_step` behind every step, and take the
     result with `freeze(module, inputs)`: that is what `compress` trains.
 
@@ -99,7 +100,7 @@ def after_step(module: nn.Module) -> None:
     quantizers.after_step(module)
 
 
-def freeze(module: nn.Module, inputs: Iterable[Tensor] | None = None) -> CompressedModel:
+def freeze(module: nn.Module, inputs: Iterable[Any] | None = None) -> CompressedModel:
     """The network as trained, with its quantised weights and inputs: what `module.eval()` computes from now on.
 
     With `inputs` (batches of the training data; the first 50 are used) batch norm is re-estimated before, as `compress`

@@ -4,13 +4,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from tersenet.network.layers import Layer
-from tersenet.training.method import Target, TrainedMethod
 from torch import Tensor, nn
 
 from tersenet.core.grid import Uniform
 from tersenet.core.model import QTensor, TensorSpec
+from tersenet.network.layers import Layer
 from tersenet.quantizers.quantizer import Quantizer
+from tersenet.training.method import Target, TrainedMethod
 
 
 class Tanh(Quantizer):

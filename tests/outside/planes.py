@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 import torch
-from tersenet.training.method import Target, TrainedMethod
 from torch import Tensor, nn
 
 from tersenet.core.grid import Uniform
@@ -11,6 +10,7 @@ from tersenet.core.method import Job
 from tersenet.core.model import QTensor
 from tersenet.quantizers import attach
 from tersenet.quantizers.quantizer import Quantizer
+from tersenet.training.method import Target, TrainedMethod
 
 
 class Planes(Quantizer):

@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 
 import torch
-from tersenet.training.method import Target, TrainedMethod
 from torch import Tensor
 
 from tersenet.core.grid import Uniform
 from tersenet.core.model import QTensor
 from tersenet.quantizers.quantizer import ParamGroup, Quantizer
+from tersenet.training.method import Target, TrainedMethod
 
 
 class Straight(torch.autograd.Function):

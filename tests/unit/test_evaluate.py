@@ -1,5 +1,7 @@
 """Scores are paired, intervals have the right width, and the test split stays away from methods."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -60,3 +62,80 @@ def test_a_missing_split_an_empty_one_and_a_mean_metric_are_explained() -> None:
 
 def test_a_method_never_receives_the_test_split() -> None:
     assert Task(test=BATCHES, train=BATCHES).for_method() == Task(train=BATCHES)
+
+
+def rows_of(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Two numbers per sample: the output and the target."""
+    return torch.stack([outputs[:, 0], targets], 1)
+
+
+def spearman(rows: torch.Tensor) -> torch.Tensor:
+    return torch.corrcoef(rows.argsort(0).argsort(0).double().T)[0, 1]
+
+
+def scaled(factor: float, noise: float) -> nn.Module:
+    """The first input times a factor, and some of the second."""
+    net = nn.Linear(2, 1, bias=False)
+    with torch.no_grad():
+        net.weight.copy_(torch.tensor([[factor, noise]]))
+    return net
+
+
+X = torch.randn(200, 2, generator=torch.Generator().manual_seed(0))
+WHOLE = Task(test=[(X[:80], X[:80, 0]), (X[80:], X[80:, 0])], loss=nn.functional.mse_loss, metric=rows_of,
+             aggregate=spearman)  # fmt: skip
+
+
+def test_a_metric_of_the_whole_set_is_what_aggregate_makes_of_all_rows() -> None:
+    found = evaluate(scaled(1, 1), WHOLE, reference=scaled(1, 0.2))
+    assert found.reference.mean == pytest.approx(float(spearman(rows_of(scaled(1, 0.2)(X), X[:, 0]))))
+    assert found.reference.mean > 0.9 > found.metric.mean > 0.5
+    assert found.metric.low < found.metric.mean < found.metric.high and found.metric.n == 200
+    assert found.drop.mean == pytest.approx(found.reference.mean - found.metric.mean)
+
+
+def test_intervals_by_resampling_are_paired_and_the_same_for_the_same_seed() -> None:
+    first, again = (evaluate(scaled(1, 1), WHOLE, reference=scaled(1, 0.9)) for _ in range(2))
+    assert first == again != evaluate(scaled(1, 1), replace(WHOLE, seed=1), reference=scaled(1, 0.9))
+    own = first.metric.high - first.metric.low
+    assert first.drop.high - first.drop.low < own / 2  # two unpaired ones would be wider than one
+    same = evaluate(scaled(1, 1), WHOLE, reference=scaled(1, 1)).drop
+    assert (same.mean, same.low, same.high) == (0, 0, 0)
+
+
+def test_sums_over_counts_are_the_score_of_rows_of_two_and_cover_the_truth() -> None:
+    generator, hits = torch.Generator().manual_seed(0), 0
+    for seed in range(60):
+        counts = torch.randint(1, 9, (60,), generator=generator).double()
+        rows = torch.stack([counts * 0.5 + torch.randn(60, generator=generator).double(), counts], 1)
+        task = Task(test=[(rows, rows)], metric=lambda out, y: y, seed=seed)
+        found = evaluate(nn.Identity(), task).metric
+        assert found.mean == pytest.approx(float(rows[:, 0].sum() / counts.sum()))
+        hits += found.low <= 0.5 <= found.high
+    assert hits >= 52
+
+
+def test_rows_that_no_aggregate_takes_are_refused() -> None:
+    with pytest.raises(InputError, match="rows of 3 numbers"):
+        evaluate(nn.Identity(), Task(test=[(torch.zeros(4, 3), torch.zeros(4))], metric=lambda out, y: out))
+
+
+def test_agreement_is_named_and_chosen_by_the_task() -> None:
+    bare = Task(test=list(X.split(50)))
+    for task, name in (
+        (bare, "same class"), (replace(bare, loss=nn.functional.mse_loss), "1 - relative error"),
+        (replace(bare, agreement="cosine"), "cosine"), (replace(bare, agreement=spearman), "spearman"),
+    ):  # fmt: skip
+        assert task.agreement_name == name
+    net = nn.Linear(2, 3)
+    for kind in ("classes", "cosine", "relative"):
+        found = evaluate(net, replace(bare, agreement=kind), reference=nn.Linear(2, 3))
+        assert found.agreement_name and found.metric is None
+        assert found.drop.mean == pytest.approx(1 - found.agreement.mean)
+
+
+def test_float_targets_have_no_accuracy() -> None:
+    task = Task(test=[(X, X[:, 0])], loss=nn.functional.mse_loss)
+    with pytest.raises(InputError, match="the default is for integer labels"):
+        evaluate(nn.Identity(), task)
+    assert evaluate(nn.Identity(), task, reference=nn.Identity()).agreement.mean == 1

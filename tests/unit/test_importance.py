@@ -8,10 +8,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tersenet.analysis.scores import embedding, fisher, hessian, imprint, loss_increase, mean_loss, rank
+from tersenet.analysis.scores import embedding, fisher, hessian, imprint, loss_increase, rank
+from tersenet.core.batch import Batch
 from tersenet.core.task import Task
 from tersenet.errors import InputError
 from tersenet.lab.models import build
+from tersenet.network.calibrate import mean_loss
 from tersenet.network.features import taps
 
 
@@ -61,7 +63,7 @@ def test_maps_are_pooled_to_about_512_numbers() -> None:
 
 
 def result(net: nn.Module, task: Task, seed: int = 0) -> Any:
-    return imprint(net, task.split("train"), task.split("validation"), seed)
+    return imprint(net, task.batches("train"), task.batches("validation"), seed)
 
 
 def test_gains_telescope_and_a_trained_network_gains_in_every_module(trained: nn.Module, task: Task) -> None:
@@ -132,11 +134,11 @@ def test_the_numbers_of_the_classes_do_not_matter(trained: nn.Module, task: Task
 
 
 def test_a_class_without_examples_is_an_error(trained: nn.Module, task: Task) -> None:
-    few = [(x[y != 3], y[y != 3]) for x, y in task.split("train")]
+    few = [Batch(x[y != 3], y[y != 3]) for x, y in task.split("train")]
     with pytest.raises(InputError, match="class 3 has no example"):
-        imprint(copy.deepcopy(trained), few, task.split("validation"))
+        imprint(copy.deepcopy(trained), few, task.batches("validation"))
     with pytest.raises(InputError, match="held-out"):
-        imprint(copy.deepcopy(trained), task.split("train"), [])
+        imprint(copy.deepcopy(trained), task.batches("train"), [])
 
 
 def test_halves_of_the_data_agree_on_the_order(task: Task) -> None:
@@ -146,40 +148,40 @@ def test_halves_of_the_data_agree_on_the_order(task: Task) -> None:
     for before, after in itertools.pairwise(widths):
         layers += [nn.Linear(before, after), nn.ReLU()]
     net = nn.Sequential(*layers, nn.Linear(16, 10)).eval()
-    train, held = list(task.split("train")), list(task.split("validation"))
+    train, held = list(task.batches("train")), list(task.split("validation"))
     x, y = (torch.cat(parts) for parts in zip(*held, *list(task.split("test")), strict=True))
-    first = imprint(net, train[:4], [(x[::2], y[::2])]).gains
-    second = imprint(net, train[4:], [(x[1::2], y[1::2])]).gains
+    first = imprint(net, train[:4], [Batch(x[::2], y[::2])]).gains
+    second = imprint(net, train[4:], [Batch(x[1::2], y[1::2])]).gains
     ranks = [torch.tensor(part).argsort().argsort().double() for part in (first, second)]
     assert float(torch.corrcoef(torch.stack(ranks))[0, 1]) >= 0.8
 
 
-def quadratic() -> tuple[nn.Module, Task, list[tuple[Tensor, Tensor]]]:
+def quadratic() -> tuple[nn.Module, list[Batch]]:
     """A linear layer with squared loss: its Hessian is known."""
     torch.manual_seed(0)
     net = nn.Linear(6, 3, bias=False)
     task = Task(loss=lambda outputs, targets: (outputs - targets).square().sum(1).mean())
-    return net, task, [(torch.randn(50, 6), torch.randn(50, 3))]
+    return net, [Batch(torch.randn(50, 6), torch.randn(50, 3), task)]
 
 
 def test_the_hessian_trace_of_a_quadratic_is_exact_on_average() -> None:
-    net, task, batches = quadratic()
-    found = hessian(net, task, ["weight"], batches, probes=3000)["weight"]
-    exact = 2 * float(batches[0][0].square().mean(0).sum()) * 3 / 18  # trace over 18 weights
+    net, batches = quadratic()
+    found = hessian(net, ["weight"], batches, probes=3000)["weight"]
+    exact = 2 * float(batches[0].inputs.square().mean(0).sum()) * 3 / 18  # trace over 18 weights
     assert found == pytest.approx(exact, rel=0.03)
 
 
 def test_the_fisher_score_is_the_mean_squared_gradient() -> None:
-    net, task, batches = quadratic()
-    task.loss(net(batches[0][0]), batches[0][1]).backward()
-    assert fisher(net, task, ["weight"], batches)["weight"] == pytest.approx(float(net.weight.grad.square().mean()))  # type: ignore[union-attr]
+    net, batches = quadratic()
+    batches[0].loss(batches[0].run(net))[0].backward()
+    assert fisher(net, ["weight"], batches)["weight"] == pytest.approx(float(net.weight.grad.square().mean()))  # type: ignore[union-attr]
 
 
 def test_the_loss_increase_is_measured_one_layer_at_a_time(network: nn.Module, task: Task) -> None:
-    batches = list(task.split("calibration"))
+    batches = list(task.batches("calibration"))
     names = ["conv2.weight", "conv3.weight"]
     rounded = {name: torch.zeros_like(network.get_parameter(name)) for name in names}
-    before = mean_loss(network, task, batches)
-    found = loss_increase(network, task, rounded, batches)
-    assert all(value > 0.1 for value in found.values()) and mean_loss(network, task, batches) == before
+    before = mean_loss(network, batches)
+    found = loss_increase(network, rounded, batches)
+    assert all(value > 0.1 for value in found.values()) and mean_loss(network, batches) == before
     assert rank(found) == sorted(names, key=found.__getitem__)

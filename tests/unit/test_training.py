@@ -194,7 +194,7 @@ def test_bad_input_is_a_clear_error(network: nn.Module, task: Task, tmp_path: Pa
         (InputError, "no tensor of this network can be", nn.Sequential(nn.Flatten(), nn.Linear(64, 3)), task, {}),
         (InputError, "NaN", network, bad(task, images=x * float("nan")), {"act_bits": 4}),
         (TrainingError, "loss is nan", network, bad(task, images=x * float("nan")), {"bits": 32}),
-        (InputError, "pairs of tensors", network, replace(task, train=[x]), {}),
+        (InputError, "no targets and the network returns no loss", network, replace(task, train=[x]), {}),
         (UsageError, "estimator='magic': expected 'ste'", network, task, {"estimator": "magic"}),
         (UsageError, "bits=9: expected an integer", network, task, {"bits": 9}),
         (UsageError, "act_bits=1: expected an integer", network, task, {"act_bits": 1}),

@@ -11,11 +11,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import tersenet
+from tersenet.core.likeness import distance
 from tersenet.core.model import CompressedModel
+from tersenet.core.samples import Samples
 from tersenet.core.task import Task
 from tersenet.errors import UsageError
 from tersenet.methods.vlcq.tune import tuned
-from tersenet.training.loop import distance
 
 REAL: dict[str, Any] = {"calibrate": True, "images": 1000}
 
@@ -33,7 +34,7 @@ def seen(task: Task) -> Task:
 
 def far(small: CompressedModel, network: nn.Module, inputs: Tensor) -> float:
     with torch.no_grad():
-        return float(distance(small.apply_to(copy.deepcopy(network)).eval()(inputs), network.eval()(inputs)))
+        return float(distance(small.apply_to(copy.deepcopy(network)).eval()(inputs), network.eval()(inputs), "classes"))
 
 
 @pytest.mark.parametrize("bn", ["keep", "pair"])
@@ -74,13 +75,13 @@ def test_what_does_not_help_on_held_out_images_is_not_done(network: nn.Module, t
     network.eval()
     same = tersenet.compress(network, "rtn", bits=8, include=("conv1.weight",), exclude=("*",), side="exact")
     names = [name for name, _ in network.named_parameters()]
-    assert tuned(network, same, inputs_of(task, "calibration"), task, names, 4, 0) == {}
+    assert tuned(network, same, Samples(task.batches("calibration")), names, 4, 0) == {}
     small = tersenet.compress(network, "rtn", bits=2)
-    assert tuned(network, small, inputs_of(task, "calibration")[:7], task, names, 4, 0) == {}  # none to hold out
-    assert tuned(network, small, inputs_of(task, "calibration"), task, [], 4, 0) == {}
+    assert tuned(network, small, Samples(task.batches("calibration")).first(7), names, 4, 0) == {}  # none to hold out
+    assert tuned(network, small, Samples(task.batches("calibration")), [], 4, 0) == {}
 
 
-def test_a_regression_is_tuned_by_squared_error() -> None:
+def test_a_regression_is_tuned_by_relative_error() -> None:
     torch.manual_seed(0)
     network = nn.Sequential(nn.Linear(16, 64), nn.ReLU(), nn.Linear(64, 1)).eval()
     x = torch.randn(512, 16)

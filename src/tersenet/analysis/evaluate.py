@@ -1,15 +1,17 @@
 """Judging a network: its metric, its agreement with a reference, and how sure that is."""
 
+import math
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..core.task import Task
 from ..errors import InputError
-from ..network.calibrate import checked_batch
+from .aggregates import Aggregate, bounds, plain, ratio, resampled, together
 from .intervals import Estimate, estimate, paired
+
+FEWEST = 4  # samples that an interval by resampling is made of
 
 
 @dataclass(frozen=True)
@@ -17,61 +19,87 @@ class Evaluation:
     """What a network scores, and against a reference: the drop (reference minus network, paired) and the agreement.
 
     `drop` is positive when the network is worse, whatever the direction of the metric. Without labels there is only the
-    agreement, and the drop is what it lacks to 1.
+    agreement (called `agreement_name`), and the drop is what it lacks to 1.
     """
 
     metric: Estimate | None = None
     reference: Estimate | None = None
     drop: Estimate | None = None
     agreement: Estimate | None = None
+    agreement_name: str = ""
 
 
 def evaluate(module: nn.Module, task: Task, split: str = "test", reference: nn.Module | None = None) -> Evaluation:
     """Run `module` (and `reference`) on a split of `task`, in evaluation mode and without gradients.
 
-    Batches are `(inputs, targets)`, or inputs alone where there are no labels: then only the agreement is measured.
+    Without targets only the agreement is measured. Scores of the whole set (rows, `Task.aggregate`) have intervals by
+    1000 samples drawn with replacement, the same for both networks, by the task's seed.
 
-    **Raises** `InputError` if the split is missing or empty, or the metric does not return one score per sample.
+    **Raises** `InputError` if the split is missing or empty, there is nothing to measure, or the metric does not return
+    one score or row per sample.
     """
-    device = next((p.device for p in module.parameters()), torch.device("cpu"))
     own, other, agree = [], [], []
-    was_training = module.training
+    training = module.training
     module.eval()
     with torch.inference_mode():
-        for batch in task.split(split):
-            inputs, targets = (None if part is None else part.to(device) for part in _parts(batch, split))
-            assert inputs is not None
-            outputs = module(inputs)
-            expected = None if reference is None else reference.eval()(inputs)
-            if targets is not None:
-                own.append(_checked(task.metric(outputs, targets), len(inputs)))
-            if expected is not None:
-                agree.append(_checked(task.agreement(outputs, expected), len(inputs)))
-                if targets is not None:
-                    other.append(_checked(task.metric(expected, targets), len(inputs)))
-    module.train(was_training)
+        for batch in task.batches(split):
+            outputs = batch.outputs(module)
+            scores = batch.scores(outputs)
+            if scores is not None:
+                own.append(scores)
+            if reference is not None:
+                expected = batch.outputs(reference.eval())
+                agree.append(batch.agreement(outputs, expected))
+                if (theirs := batch.scores(expected)) is not None:
+                    other.append(theirs)
+    module.train(training)
     if not own and not agree:
-        raise InputError(f"the {split} split of the task is empty or has no labels: give it at least one batch")
-    agreement = estimate(torch.cat(agree)) if agree else None
-    if not own:
-        same = torch.cat(agree)
-        return Evaluation(drop=paired(torch.ones_like(same), same), agreement=agreement)
-    scores = torch.cat(own)
-    if not other:
-        return Evaluation(estimate(scores))
-    original = torch.cat(other)
-    drop = paired(original, scores) if task.higher_is_better else paired(scores, original)
-    return Evaluation(estimate(scores), estimate(original), drop, agreement)
-
-
-def _parts(batch: Any, split: str) -> tuple[Tensor, Tensor | None]:
-    return (batch, None) if isinstance(batch, Tensor) else checked_batch(batch, split)
-
-
-def _checked(scores: Tensor, samples: int) -> Tensor:
-    if scores.shape != (samples,):
         raise InputError(
-            f"the task's metric returned shape {list(scores.shape)} for {samples} samples: "
-            f"return one score per sample (shape [{samples}]), not a mean"
+            f"the {split} split of the task is empty or has no labels that its metric takes: give it at least one "
+            "batch, and a metric (the default is for integer labels), or a network to compare with"
         )
-    return scores.to("cpu", torch.float64)
+    name = task.agreement_name if agree else ""
+    agreement = _estimated(together(agree), None, task.seed) if agree else None
+    if not own:
+        return Evaluation(drop=_lacking(together(agree), task.seed), agreement=agreement, agreement_name=name)
+    rows = together(own)
+    metric = _estimated(rows, task.aggregate, task.seed)
+    if not other:
+        return Evaluation(metric)
+    before = together(other)
+    drop = _dropped(before, rows, task)
+    return Evaluation(metric, _estimated(before, task.aggregate, task.seed), drop, agreement, name)
+
+
+def _estimated(rows: Tensor, aggregate: Aggregate | None, seed: int) -> Estimate:
+    """The score of `rows`."""
+    numbers = plain(rows) if aggregate is None else None
+    if numbers is not None:
+        return estimate(numbers)
+    scored = aggregate or ratio
+    return _resampled(float(scored(rows)), resampled(scored, [rows], seed)[0], len(rows))
+
+
+def _dropped(reference: Tensor, rows: Tensor, task: Task) -> Estimate:
+    """How much worse a network is than its reference on the same samples."""
+    sign = 1 if task.higher_is_better else -1
+    before, after = plain(reference), plain(rows)
+    if task.aggregate is None and before is not None and after is not None:
+        return paired(before, after) if task.higher_is_better else paired(after, before)
+    scored = task.aggregate or ratio
+    theirs, ours = resampled(scored, [reference, rows], task.seed)
+    return _resampled(sign * (float(scored(reference)) - float(scored(rows))), (theirs - ours) * sign, len(rows))
+
+
+def _lacking(rows: Tensor, seed: int) -> Estimate:
+    """What agreement lacks to 1."""
+    numbers = plain(rows)
+    if numbers is not None:
+        return paired(torch.ones_like(numbers), numbers)
+    return _resampled(1 - ratio(rows), 1 - resampled(ratio, [rows], seed)[0], len(rows))
+
+
+def _resampled(mean: float, values: Tensor, n: int) -> Estimate:
+    """An estimate whose bounds are those of `values`, scores of resampled sets."""
+    low, least, most, high = bounds(values) if n >= FEWEST else (-math.inf, -math.inf, math.inf, math.inf)
+    return Estimate(mean, min(mean, low), max(mean, high), n, min(mean, least), max(mean, most))

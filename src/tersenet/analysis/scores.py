@@ -12,15 +12,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ..core.task import Task
+from ..core.batch import Batch
+from ..core.nested import tensors
 from ..errors import InputError
-from ..network.features import taps
+from ..network.calibrate import mean_loss
+from ..network.features import Tap, taps
+from ..network.layers import differentiable
 from ..progress import progress
 
 FEATURES = 512  # numbers that a layer's maps are pooled to
 RESAMPLES = 1000
-Batch = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,35 @@ def embedding(features: Tensor) -> Tensor:
     return features.flatten(1).float()
 
 
+def labels_of(batch: Batch) -> Tensor:
+    """The class of every sample. **Raises** `InputError` if targets are something else."""
+    labels = batch.targets
+    if not isinstance(labels, Tensor) or labels.dim() != 1 or labels.is_floating_point() or int(labels.min()) < 0:
+        found = f"{labels.dtype}, {list(labels.shape)}" if isinstance(labels, Tensor) else type(labels).__name__
+        raise InputError(
+            f"imprinting needs the class of every sample (integers from 0 on, one each), but targets are {found}: "
+            "score layers by fisher, hessian, sensitivity or random"
+        )
+    return labels.cpu()
+
+
+def first_input(batch: Batch) -> Tensor:
+    """The first tensor of the inputs, if it is floats; numbers of tokens say nothing by their size."""
+    found = next(tensors(batch.inputs)).cpu()
+    return found if found.is_floating_point() else torch.ones(len(found), 1)
+
+
+def _pooled(module: nn.Module, tap: Tap, batch: Batch) -> Tensor:
+    """The features of a layer; of a sequence their mean over what is no padding."""
+    features, mask = tap.features.float().cpu(), batch.padding
+    if features.dim() < 3 or not isinstance(module.get_submodule(tap.members[-1]), nn.Linear):
+        return features
+    if mask is not None and mask.shape == features.shape[:-1]:
+        counts = mask.cpu().unsqueeze(-1)
+        return features.masked_fill(~counts, 0).sum(1) / counts.sum(1)
+    return features.flatten(1, -2).mean(1)
+
+
 def class_means(sums: Tensor, counts: Tensor) -> Tensor:
     """Means by class, each divided by its L2 norm. **Shapes**: `[classes, numbers]`, `[classes]`."""
     return F.normalize(sums / counts.unsqueeze(1), dim=1)
@@ -79,9 +111,9 @@ def imprint(module: nn.Module, examples: Iterable[Batch], held_out: Iterable[Bat
     counts = torch.zeros(0)
     paths: list[str] = []
     members: list[list[str]] = []
-    for inputs, targets in examples:
-        found = taps(module, inputs)
-        features = [embedding(inputs), *(embedding(tap.features) for tap in found)]
+    for batch in examples:
+        targets, found = labels_of(batch), taps(module, batch)
+        features = [embedding(first_input(batch)), *(embedding(_pooled(module, tap, batch)) for tap in found)]
         paths, members = [tap.path for tap in found], [tap.members for tap in found]
         classes = int(targets.max()) + 1
         if classes > len(counts):
@@ -96,15 +128,17 @@ def imprint(module: nn.Module, examples: Iterable[Batch], held_out: Iterable[Bat
         raise InputError(f"class {int((counts == 0).nonzero()[0])} has no example: imprinting needs all of them")
     proxies = [class_means(part, counts) for part in sums]
     right: list[list[Tensor]] = [[] for _ in proxies]
-    for inputs, targets in held_out:
+    for batch in held_out:
+        targets = labels_of(batch)
         if int(targets.max()) >= len(counts):
             raise InputError(f"class {int(targets.max())} has no example: imprinting needs all of them")
-        features = [embedding(inputs), *(embedding(tap.features) for tap in taps(module, inputs))]
+        found = taps(module, batch)
+        features = [embedding(first_input(batch)), *(embedding(_pooled(module, tap, batch)) for tap in found)]
         for kept, proxy, feature in zip(right, proxies, features, strict=True):
             kept.append(((feature @ proxy.T).argmax(1) == targets).double())
     module.train(training)
     if not right[0]:
-        raise InputError("there are no held-out images to score on: the validation split is empty")
+        raise InputError("there are no held-out samples to score on: the validation split is empty")
     scores = torch.stack([torch.cat(part) for part in right])  # [modules + 1, images]
     accuracies = scores.mean(1).tolist()
     gains = [after - before for before, after in pairwise(accuracies)]
@@ -125,26 +159,31 @@ def _bootstrap(differences: Tensor, seed: int) -> list[tuple[float, float]]:
     return list(zip(low.tolist(), high.tolist(), strict=True))
 
 
-def fisher(module: nn.Module, task: Task, names: Sequence[str], batches: Sequence[Batch]) -> dict[str, float]:
+def fisher(module: nn.Module, names: Sequence[str], batches: Sequence[Batch]) -> dict[str, float]:
     """The mean over batches of the mean squared gradient of each weight: the diagonal Fisher, by batch."""
     sums = dict.fromkeys(names, 0.0)
-    for gradients in _gradients(module, task, names, batches):
+    for gradients in _gradients(module, names, batches):
         for name, gradient in zip(names, gradients, strict=True):
-            sums[name] += float(gradient.detach().square().mean()) / len(batches)
+            if gradient is not None:
+                sums[name] += float(gradient.detach().square().mean()) / len(batches)
     return sums
 
 
 def hessian(
-    module: nn.Module, task: Task, names: Sequence[str], batches: Sequence[Batch], seed: int = 0, probes: int = 8
+    module: nn.Module, names: Sequence[str], batches: Sequence[Batch], seed: int = 0, probes: int = 8
 ) -> dict[str, float]:
     """The trace of the Hessian of the loss by weight, over its number of elements (Hutchinson: mean of v^T H v)."""
     generator = torch.Generator().manual_seed(seed)
     weights = [module.get_parameter(name) for name in names]
     sums = dict.fromkeys(names, 0.0)
-    for gradients in _gradients(module, task, names, batches, create_graph=True):
+    for gradients in _gradients(module, names, batches, create_graph=True):
         for _ in range(probes):
             v = [torch.randint(0, 2, w.shape, generator=generator).to(w) * 2 - 1 for w in weights]
-            products = torch.autograd.grad(gradients, weights, v, retain_graph=True, allow_unused=True)
+            used = [(g, sign) for g, sign in zip(gradients, v, strict=True) if g is not None and g.requires_grad]
+            if not used:
+                break
+            outputs, signs = zip(*used, strict=True)
+            products = torch.autograd.grad(outputs, weights, signs, retain_graph=True, allow_unused=True)
             for name, sign, product in zip(names, v, products, strict=True):
                 if product is not None:
                     sums[name] += float((sign * product).mean()) / (probes * len(batches))
@@ -152,25 +191,23 @@ def hessian(
 
 
 def _gradients(
-    module: nn.Module, task: Task, names: Sequence[str], batches: Sequence[Batch], create_graph: bool = False
-) -> Iterable[tuple[Tensor, ...]]:
+    module: nn.Module, names: Sequence[str], batches: Sequence[Batch], create_graph: bool = False
+) -> Iterable[tuple[Tensor | None, ...]]:
     weights = [module.get_parameter(name).requires_grad_(True) for name in names]
-    for done, (inputs, targets) in enumerate(batches):
-        with torch.enable_grad():
-            loss = task.loss(module(inputs), targets)
-            yield torch.autograd.grad(loss, weights, create_graph=create_graph)
+    for done, batch in enumerate(batches):
+        with differentiable(module), sdpa_kernel(SDPBackend.MATH):  # fast attention goes back only once
+            loss, _ = batch.loss(batch.run(module))
+            yield torch.autograd.grad(loss, weights, create_graph=create_graph, allow_unused=True)
         progress("measuring curvature", done + 1, len(batches))
 
 
-def loss_increase(
-    module: nn.Module, task: Task, rounded: Mapping[str, Tensor], batches: Sequence[Batch]
-) -> dict[str, float]:
+def loss_increase(module: nn.Module, rounded: Mapping[str, Tensor], batches: list[Batch]) -> dict[str, float]:
     """How much the loss rises when only this weight is replaced by its rounded value."""
-    base = mean_loss(module, task, batches)
+    base = mean_loss(module, batches)
     found = {}
     for done, (name, value) in enumerate(rounded.items()):
         with replaced(module, {name: value}):
-            found[name] = mean_loss(module, task, batches) - base
+            found[name] = mean_loss(module, batches) - base
         progress("quantising one layer at a time", done + 1, len(rounded))
     return found
 
@@ -189,16 +226,6 @@ class replaced:
     def __exit__(self, *error: Any) -> None:
         for (data, _), before in zip(self.pairs, self.before, strict=True):
             data.copy_(before)
-
-
-def mean_loss(module: nn.Module, task: Task, batches: Sequence[Batch]) -> float:
-    """The mean loss over all samples."""
-    total, count = 0.0, 0
-    with torch.no_grad():
-        for inputs, targets in batches:
-            total += float(task.loss(module(inputs), targets)) * len(targets)
-            count += len(targets)
-    return total / count
 
 
 def rank(scores: Mapping[str, float]) -> list[str]:

@@ -14,7 +14,10 @@ from .targets import MaxBytes, MaxDrop, points, report, say
 def command(
     checkpoint: Annotated[Path, typer.Argument(help=".safetensors, .pt, .ckpt, ... or a Hugging Face folder.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The file to write; trials go to OUTPUT.search.")],
-    model: Annotated[str, typer.Option(help="The network's code: module:function, FILE.py:function, or a name.")],
+    model: Annotated[
+        str,
+        typer.Option(help="module:function, FILE.py:function, a name, or auto (a Hugging Face folder)."),
+    ],
     task: Annotated[str, typer.Option(help="Data: module:function, FILE.py:function, digits, mnist or cifar10.")],
     model_arg: Annotated[list[str] | None, typer.Option(help="name=value for --model; may be repeated.")] = None,
     task_arg: Annotated[list[str] | None, typer.Option(help="name=value for --task; may be repeated.")] = None,
@@ -44,7 +47,7 @@ def command(
         outcome = auto(
             checkpoint_of(checkpoint, key, strip_prefix, ignore_keys, attach),
             output,
-            module=make_model(model, model_arg or []),
+            module=make_model(model, model_arg or [], checkpoint),
             task=make_task(task, task_arg or []),
             max_bytes=max_bytes,
             max_drop=points(max_drop),

@@ -30,7 +30,9 @@ def command(
     method: Annotated[str, typer.Option(help="A name (see `tersenet methods`) or FILE.py:Class.")] = DEFAULT_METHOD,
     model: Annotated[
         str | None,
-        typer.Option(help="The network's code: module:function, FILE.py:function, or a name such as resnet20."),
+        typer.Option(
+            help="module:function, FILE.py:function, a name such as resnet20, or auto (a Hugging Face folder)."
+        ),
     ] = None,
     model_arg: Annotated[list[str] | None, typer.Option(help="name=value for that function; may be repeated.")] = None,
     task: Annotated[
@@ -69,7 +71,7 @@ def command(
         raise UsageError("--task-arg needs --task")
     source = checkpoint_of(checkpoint, key, strip_prefix, ignore_keys, attach)
     chosen = build_method(method, context.args)
-    module = None if model is None else make_model(model, model_arg or [])
+    module = None if model is None else make_model(model, model_arg or [], checkpoint)
     given = None if task is None else make_task(task, task_arg or [])
     if run is not None and resume is not None:
         raise UsageError("give --run to begin a training or --resume to go on with one, not both")

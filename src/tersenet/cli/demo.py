@@ -50,7 +50,7 @@ def command(
         print_json({"output": str(output), "rows": rows})
         return
     cells = [(r["what"], f"{r['bytes']:,}", f"{r['ratio']:.2f}", r["accuracy"], r["agreement"]) for r in rows]
-    columns = ("", ">bytes", ">ratio", ">accuracy", ">agreement")
+    columns = ("", ">bytes", ">ratio", ">accuracy", f">agreement ({task.agreement_name})")
     print_table("DigitsNet on 500 test images, scored from the reloaded file", columns, cells)
     print(f"{output} holds the last row: try  tersenet inspect {output}")
 

@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 
 def command(
     file: Annotated[Path, typer.Argument(help="A .terse file (or a checkpoint).")],
-    model: Annotated[str, typer.Option(help="The network's code: module:function, FILE.py:function, or a name.")],
+    model: Annotated[
+        str,
+        typer.Option(help="module:function, FILE.py:function, a name, or auto (a Hugging Face folder)."),
+    ],
     task: Annotated[
         str, typer.Option(help="Data and metric: module:function, FILE.py:function, digits, mnist or cifar10.")
     ],
@@ -31,22 +34,26 @@ def command(
 ) -> None:
     """Decode a file, run it on a task, and print metric, drop and agreement with n and a 95 % interval."""
     from ..analysis.evaluate import evaluate
+    from ..analysis.intervals import Estimate
     from ..api import load_network
     from .factory import make_model, make_task
 
-    def opened(path: Path) -> "nn.Module":
+    def opened(path: Path, *others: Path) -> "nn.Module":
         source = checkpoint_of(path, key, strip_prefix, ignore_keys)
-        return load_network(source, make_model(model, model_arg or []), max_output=max_output)
+        return load_network(source, make_model(model, model_arg or [], path, *others), max_output=max_output)
 
-    network = opened(file)
-    reference = None if against is None else opened(against)
+    files = [file] if against is None else [file, against]
+    network = opened(*files)
+    reference = None if against is None else opened(*files[::-1])
     result = evaluate(network, make_task(task, task_arg or []), split, reference)
     if as_json:
         print_json({"bytes": file.stat().st_size if file.is_file() else None, "split": split, **asdict(result)})
         return
+    agreement = f"agreement ({result.agreement_name})"
+    called = {"drop": "drop" if result.metric else f"drop of {agreement}", "agreement": agreement}
     rows = [
-        (name, f"{value.mean:.4f}", f"{value.low:.4f} to {value.high:.4f}", value.n)
+        (called.get(name, name), f"{value.mean:.4f}", f"{value.low:.4f} to {value.high:.4f}", value.n)
         for name, value in vars(result).items()
-        if value is not None
+        if isinstance(value, Estimate)
     ]
     print_table(f"{file} on the {split} split", ("", ">mean", ">95 % interval", ">n"), rows)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
+from .hugging_face import AUTO, network
 
 if TYPE_CHECKING:
     from torch import nn
@@ -17,11 +18,14 @@ if TYPE_CHECKING:
     from ..core.task import Task
 
 
-def make_model(where: str, arguments: list[str]) -> "nn.Module":
-    """The network of `--model`, called with the `--model-arg k=v` values. **Raises** `UsageError` if it is none."""
+def make_model(where: str, arguments: list[str], *beside: Path) -> "nn.Module":
+    """The network of `--model`, called with the `--model-arg k=v` values; `beside` are the files of the command, one of
+    which tells what "auto" is. **Raises** `UsageError` if it is none."""
     from torch import nn
 
-    if ":" in where:
+    if where == AUTO or Path(where).is_dir():
+        made: Any = network(where, beside, _keywords(arguments))
+    elif ":" in where:
         made = _called(_find(where, "--model"), where, arguments)
     else:
         from ..lab.models import build

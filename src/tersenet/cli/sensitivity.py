@@ -24,7 +24,10 @@ class Score(StrEnum):
 
 def command(
     checkpoint: Annotated[Path, typer.Argument(help="A checkpoint or a .terse file.")],
-    model: Annotated[str, typer.Option(help="The network's code: module:function, FILE.py:function, or a name.")],
+    model: Annotated[
+        str,
+        typer.Option(help="module:function, FILE.py:function, a name, or auto (a Hugging Face folder)."),
+    ],
     task: Annotated[str, typer.Option(help="Data: module:function, FILE.py:function, digits, mnist or cifar10.")],
     model_arg: Annotated[list[str] | None, typer.Option(help="name=value for --model; may be repeated.")] = None,
     task_arg: Annotated[list[str] | None, typer.Option(help="name=value for --task; may be repeated.")] = None,
@@ -56,10 +59,13 @@ def command(
         if wanted is not None:
             check_output(wanted, checkpoint, force=force)
     source = checkpoint_of(checkpoint, key, strip_prefix, ignore_keys)
-    network = load_network(source, make_model(model, model_arg or []))
+    network = load_network(source, make_model(model, model_arg or [], checkpoint))
+    judged = make_task(task, task_arg or []).for_method()
     with progress_bar():
-        rows = survey(network, make_task(task, task_arg or []).for_method(), bits, score.value)
-    facts: dict[str, object] = {"bits": bits, "score": score.value, "layers": [asdict(row) for row in rows]}
+        rows = survey(network, judged, bits, score.value)
+    agreement = judged.agreement_name
+    layers = [asdict(row) for row in rows]
+    facts: dict[str, object] = {"bits": bits, "score": score.value, "agreement": agreement, "layers": layers}
     if average_bits is not None:
         names, sizes = [row.name for row in rows], {row.name: row.weights for row in rows}
         pinned = dict.fromkeys((names[0], names[-1]), 8)
@@ -84,9 +90,9 @@ def command(
         ">bytes",
         f">{score.value}",
         ">loss, alone",
-        ">agreement, points",
+        f">{agreement}, points",
         ">loss, kept",
-        ">agreement, points",
+        f">{agreement}, points",
     )
     print_table(f"{checkpoint} at {bits} bits: only this layer quantised, and all but it", columns, cells)
     if average_bits is not None:

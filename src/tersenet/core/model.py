@@ -127,7 +127,7 @@ class CompressedModel:
         names = set(self.tensors) | set(self.aliases)
         check_keys(names, module)
         _check_shapes(self.specs, module)
-        targets, tied = module.state_dict(keep_vars=True), tied_names(module, names)
+        targets, tied = {**dict(module.named_buffers()), **module.state_dict(keep_vars=True)}, tied_names(module, names)
         with torch.no_grad():
             for name, entry in self.tensors.items():
                 value = entry.dequantize()
@@ -156,12 +156,14 @@ class CompressedModel:
 def check_keys(names: set[str], module: nn.Module) -> None:
     """Raise `KeyMismatchError` unless `names` are exactly the tensors of `module`.
 
-    `num_batches_tracked` may be absent, and so may tensors that the module ties to others that are there.
+    `num_batches_tracked` may be absent, and so may tensors that the module ties to others that are there; buffers that
+    the module does not store (any more) may be there.
     """
     wanted = set(module.state_dict())
     tied = tied_names(module, names)
     missing = sorted(key for key in wanted - names - set(tied) if not key.endswith("num_batches_tracked"))
-    unexpected = sorted(key for key in names - wanted if not key.endswith("num_batches_tracked"))
+    unstored = {key for key, _ in module.named_buffers()} - wanted
+    unexpected = sorted(key for key in names - wanted - unstored if not key.endswith("num_batches_tracked"))
     if missing or unexpected:
         raise KeyMismatchError(
             f"the file and {type(module).__name__} do not match: "
@@ -183,7 +185,7 @@ def _some(names: list[str]) -> str:
 
 
 def _check_shapes(specs: Mapping[str, TensorSpec], module: nn.Module) -> None:
-    for key, value in module.state_dict().items():
+    for key, value in {**dict(module.named_buffers()), **module.state_dict()}.items():
         if key in specs and specs[key].shape != value.shape:
             raise KeyMismatchError(
                 f"{key}: the file has shape {list(specs[key].shape)}, {type(module).__name__} has {list(value.shape)}. "

@@ -20,7 +20,8 @@ from torch import nn
 
 from ..analysis.allocate import average, ladder, optimum
 from ..analysis.layer_costs import scores_of
-from ..analysis.scores import Batch, imprint, rank
+from ..analysis.scores import imprint, rank
+from ..core.batch import Batch
 from ..core.fields import Within
 from ..core.method import Job, Knob
 from ..core.task import Task
@@ -78,11 +79,11 @@ class Imprinted(TrainedOnLevels):
         source, (_, task) = job.source, job.network_and_task(self.name, "trains")
         if self.layer_bits:
             return self, {}
-        batches = list(task.split("calibration"))
+        batches = list(task.batches("calibration"))
         if not batches:
             raise InputError("the calibration split of the task is empty: scores need images of every class")
         with frozen(network):
-            layers = [layer.weight for layer in find_layers(network, batches[0][0][:2])]
+            layers = [layer.weight for layer in find_layers(network, batches[0].first(2))]
         names = [name for name in layers if why_kept(name, source.specs[name], self) is None]
         pinned = {name: 8 for name in names if name in (layers[0], layers[-1])}
         middle = [name for name in names if name not in pinned]
@@ -105,7 +106,7 @@ class Imprinted(TrainedOnLevels):
         """The score of every layer, and what is worth recording beside it."""
         details: dict[str, Any] = {}
         if self.score in ("imprint", "reversed"):
-            found = imprint(network, batches, task.split("validation"), self.seed)
+            found = imprint(network, batches, task.batches("validation"), self.seed)
             sign = 1 if self.score == "imprint" else -1
             scores = {name: sign * found.scores().get(name, 0.0) for name in names}
             details = {"accuracies": found.accuracies, "gains": found.gains, "intervals": found.intervals}

@@ -4,14 +4,15 @@ from collections.abc import Iterable
 from itertools import islice
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from .layers import BATCH_NORMS
+from ..core.batch import run
+from .layers import BATCH_NORMS, Given
 
 BATCHES = 50
 
 
-def reestimate(module: nn.Module, inputs: Iterable[Tensor]) -> None:
+def reestimate(module: nn.Module, inputs: Iterable[Given]) -> None:
     """Replace the running statistics of every batch norm by their average over the first 50 batches of `inputs`.
 
     Everything but batch norm is in evaluation mode meanwhile. Layers without running statistics are left alone.
@@ -29,7 +30,7 @@ def reestimate(module: nn.Module, inputs: Iterable[Tensor]) -> None:
     try:
         with torch.no_grad():
             for batch in islice(inputs, BATCHES):
-                module(batch)
+                run(module, batch)
     finally:
         for norm in norms:
             norm.momentum = momentum[norm]

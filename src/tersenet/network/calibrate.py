@@ -1,21 +1,23 @@
-"""The images that a method may look at before it is judged on others."""
+"""The samples that a method may look at before it is judged on others."""
 
-from typing import Any
+from dataclasses import replace
 
-from torch import Tensor
+import torch
+from torch import nn
 
+from ..core.batch import Batch
 from ..core.task import Task
 from ..errors import InputError
+from .layers import frozen
 
 
-def calibration(task: Task, samples: int) -> list[tuple[Tensor, Tensor]]:
-    """The first `samples` images of the calibration split, in its batches. **Raises** `InputError` if it is empty."""
-    found, count = [], 0
-    for batch in task.split("calibration"):
-        inputs, targets = checked_batch(batch, "calibration")
-        left = samples - count
-        found.append((inputs[:left], targets[:left]))
-        count += len(found[-1][0])
+def calibration(task: Task, samples: int) -> list[Batch]:
+    """The first `samples` samples of the calibration split, in its batches. **Raises** `InputError` if it is empty."""
+    found: list[Batch] = []
+    count = 0
+    for batch in task.batches("calibration"):
+        found.append(batch.first(samples - count))
+        count += len(found[-1])
         if count >= samples:
             break
     if not count:
@@ -23,11 +25,26 @@ def calibration(task: Task, samples: int) -> list[tuple[Tensor, Tensor]]:
     return found
 
 
-def checked_batch(batch: Any, split: str) -> tuple[Tensor, Tensor]:
-    """**Raises** `InputError` unless `batch` is a pair of tensors."""
-    if not (isinstance(batch, list | tuple) and len(batch) == 2 and all(isinstance(part, Tensor) for part in batch)):
-        raise InputError(
-            f"the {split} split gave a {type(batch).__name__}; it must give pairs of tensors (inputs, targets): "
-            "wrap a network that takes more in a module that takes one tensor"
-        )
-    return batch[0], batch[1]
+def with_loss(module: nn.Module, batches: list[Batch]) -> list[Batch]:
+    """`batches` that have a loss: without targets and a loss of the network's own, the distance to what `module`
+    returns now."""
+    found = []
+    with frozen(module), torch.no_grad():
+        for batch in batches:
+            if batch.targets is None:
+                raw = batch.run(module)
+                batch = batch if batch.own_loss(raw) is not None else replace(batch, reference=batch.seen(raw))
+            found.append(batch)
+    return found
+
+
+def mean_loss(module: nn.Module, batches: list[Batch]) -> float:
+    """The mean loss over all samples (or labels that count)."""
+    total = count = 0.0
+    with torch.no_grad():
+        for batch in batches:
+            loss, weight = batch.loss(batch.run(module))
+            total, count = total + float(loss) * weight, count + weight
+    if not count:
+        raise InputError("no label of these batches counts: all of them are -100")
+    return total / count

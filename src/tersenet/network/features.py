@@ -12,6 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from ..core.batch import run
+from .layers import Given
+
 KEEPS = {
     "batch_norm", "instance_norm", "layer_norm", "group_norm", "relu", "relu_", "relu6", "leaky_relu", "leaky_relu_",
     "gelu", "silu", "elu", "celu", "selu", "mish", "softplus", "hardtanh", "hardswish", "hardsigmoid", "tanh",
@@ -86,7 +89,7 @@ class _Watch(TorchFunctionMode):
         self._held.append(output)
 
 
-def taps(module: nn.Module, inputs: Tensor) -> list[Tap]:
+def taps(module: nn.Module, inputs: Given) -> list[Tap]:
     """The features of every convolution and linear layer on `inputs`, in the order they run, the last layer left out.
 
     Layers between the source of a residual connection and its addition share one tap, behind the addition.
@@ -95,7 +98,7 @@ def taps(module: nn.Module, inputs: Tensor) -> list[Tap]:
     """
     watch = _Watch()
     with torch.inference_mode(), _hooked(module, watch), watch:
-        module(inputs)
+        run(module, inputs)
     found: list[Tap] = []
     taken: set[str] = set()
     for index, path in reversed(list(enumerate(watch.order))):

@@ -10,15 +10,18 @@ Whether layers follow each other is tried on inputs, not deduced from the code.
 """
 
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ..core.batch import Batch
 from ..core.method import TensorSource
+from ..core.nested import mapped
 from ..errors import UsageError
 from .kept import BN_PARTS, ChangedSource, pair
-from .layers import BATCH_NORMS, Layer, find_layers, flat, frozen, same
+from .layers import BATCH_NORMS, Given, Layer, find_layers, flat, frozen, same
 from .synthesize import guess_shape
 
 ROUNDS = 50
@@ -27,7 +30,7 @@ LIMIT = 2.0**10  # of s
 LARGE = 100.0  # times the inputs that are given
 
 
-def fold(module: nn.Module, inputs: Tensor) -> list[Layer]:
+def fold(module: nn.Module, inputs: Given) -> list[Layer]:
     """Fold every batch norm that a layer feeds alone into that layer (in place); return those layers.
 
     Other batch norms become pairs of scale and shift. The output in evaluation mode stays the same to fp32 rounding.
@@ -80,7 +83,7 @@ class Link:
         return torch.where((first > 0) & (second > 0), s, torch.ones_like(s)).clamp(1 / LIMIT, LIMIT)
 
 
-def equalise(module: nn.Module, inputs: Tensor) -> int:
+def equalise(module: nn.Module, inputs: Given) -> int:
     """Equalise channels between layers that follow each other (in place, evaluation mode); return how many pairs.
 
     Batch norm should have been folded: rows in front of one that was not are left alone. The output stays the same to
@@ -99,12 +102,13 @@ def equalise(module: nn.Module, inputs: Tensor) -> int:
     return len(found)
 
 
-def _links(module: nn.Module, inputs: Tensor) -> list[Link]:
+def _links(module: nn.Module, inputs: Given) -> list[Link]:
     """Layers that follow each other so that channels can be scaled between them: tried with powers of two, on large
     inputs, too, that reach the ends of a clipped activation."""
     layers = find_layers(module, inputs)
-    tries = [inputs, inputs * LARGE] if inputs.is_floating_point() else [inputs]
-    expected = [flat(module(given)) for given in tries]
+    batch = inputs if isinstance(inputs, Batch) else Batch(inputs)
+    tries = [batch, replace(batch, inputs=mapped(_enlarged, batch.inputs))]
+    expected = [flat(given.run(module)) for given in tries]
     found = []
     for first in layers:
         for second in layers:
@@ -119,6 +123,10 @@ def _links(module: nn.Module, inputs: Tensor) -> list[Link]:
                 found.append(link)
                 break
     return found
+
+
+def _enlarged(part: Any) -> Any:
+    return part * LARGE if isinstance(part, Tensor) and part.is_floating_point() else part
 
 
 def _link(module: nn.Module, first: Layer, second: Layer) -> Link | None:
@@ -152,7 +160,7 @@ class Rewritten(ChangedSource):
         return found.detach().to(self.specs[name].dtype)
 
 
-def rewritten(source: TensorSource, module: nn.Module | None, inputs: Tensor | None, channels: bool) -> Rewritten:
+def rewritten(source: TensorSource, module: nn.Module | None, inputs: Given | None, channels: bool) -> Rewritten:
     """`source` with batch norm folded, and with `channels` equalised; `module` is left as it was.
 
     `inputs` are a few, made up if absent.

@@ -1,7 +1,8 @@
 """Which layers a network runs, in which order, what goes into them, and which batch norm follows: seen by hooks."""
 
+import logging
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.hooks import RemovableHandle
 
+from ..core.batch import Batch, run
+from ..core.nested import tensors
+
+Given = Batch | Tensor  # what a network can be run on: a batch, or inputs alone
+NO_LAYER = "in no convolution or linear layer"
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
@@ -28,21 +34,46 @@ class Layer:
         return f"{self.path}.weight" if self.path else "weight"
 
 
+def is_layer(module: nn.Module, name: str) -> bool:
+    """Whether the tensor called `name` belongs to a convolution or linear layer."""
+    return isinstance(module.get_submodule(name.rpartition(".")[0]), nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear)
+
+
+def recurrent_weights(module: nn.Module) -> set[str]:
+    """The names of the weights of recurrent layers (LSTM, GRU, RNN): nothing can be put in front of them, because these
+    layers hold their weights in a list of their own."""
+    layers = [(path, part) for path, part in module.named_modules() if isinstance(part, nn.RNNBase)]
+    return {f"{path}.{leaf}" if path else leaf for path, part in layers for leaf, _ in part.named_parameters()}
+
+
+def without_recurrent(module: nn.Module, names: Sequence[str], method: str) -> list[str]:
+    """`names` without the weights of recurrent layers, which are said to be left as they are."""
+    recurrent = recurrent_weights(module)
+    tell_kept([name for name in names if name in recurrent], method)
+    return [name for name in names if name not in recurrent]
+
+
+def tell_kept(names: Sequence[str], method: str) -> None:
+    """Say which weights a method leaves as they are."""
+    if names:
+        logging.getLogger("tersenet").info("%s leaves these as they are, %s: %s", method, NO_LAYER, ", ".join(names))
+
+
 class _Stop(Exception):
     """Raised by a hook when the wanted tensor is there."""
 
 
-def _run(module: nn.Module, inputs: Tensor, handles: Sequence[RemovableHandle]) -> None:
+def _run(module: nn.Module, inputs: Given, handles: Sequence[RemovableHandle]) -> None:
     """Run the network, and take its hooks away."""
     try:
         with torch.no_grad(), suppress(_Stop):
-            module(inputs)
+            run(module, inputs)
     finally:
         for handle in handles:
             handle.remove()
 
 
-def find_layers(module: nn.Module, inputs: Tensor) -> list[Layer]:
+def find_layers(module: nn.Module, inputs: Given) -> list[Layer]:
     """The layers with weights that `module` runs on `inputs`, in order of their first call (each once)."""
     producers: dict[int, str] = {}
     order: dict[str, nn.Module] = {}
@@ -81,15 +112,17 @@ def find_layers(module: nn.Module, inputs: Tensor) -> list[Layer]:
     return [Layer(path, pairs.get(path, ""), getattr(part, "groups", 1)) for path, part in order.items()]
 
 
-def undoable(module: nn.Module, inputs: Tensor, pairs: Mapping[str, str]) -> dict[str, str]:
+def undoable(module: nn.Module, inputs: Given, pairs: Mapping[str, str]) -> dict[str, str]:
     """Those of `pairs` (layer -> batch norm) where the batch norm alone can undo a scaling of the layer's rows.
 
     Tried, not deduced: rows are multiplied by +- powers of two and the batch norm is told; if the output of the network
     differs, something else sees the layer or its tensors (a skip connection, a tied weight, another axis).
     """
+    if not pairs:
+        return {}
     network = deepcopy(module).eval()
     with torch.no_grad():
-        expected = flat(network(inputs))
+        expected = flat(run(network, inputs))
         if not torch.isfinite(expected).all():
             return {}
         if all(_rescale(network, *pair) for pair in pairs.items()) and same(network, inputs, expected):
@@ -118,20 +151,18 @@ def _rescale(network: nn.Module, path: str, norm: str) -> bool:
     return True
 
 
-def same(network: nn.Module, inputs: Tensor, expected: Tensor) -> bool:
+def same(network: nn.Module, inputs: Given, expected: Tensor) -> bool:
     """Whether the output of `network` on `inputs` is `expected`, as `flat` gives it, but for rounding."""
-    return torch.allclose(flat(network(inputs)), expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
+    return torch.allclose(flat(run(network, inputs)), expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
 
 
 def flat(output: Any) -> Tensor:
     """All floating tensors of an output (nested as it may be) in one vector."""
-    if isinstance(output, Tensor):
-        return output.float().reshape(-1) if output.is_floating_point() else torch.zeros(0)
-    values = output.values() if isinstance(output, Mapping) else output if isinstance(output, list | tuple) else ()
-    return torch.cat([torch.zeros(0), *map(flat, values)])
+    found = [part.float().reshape(-1) for part in tensors(output) if part.is_floating_point()]
+    return torch.cat(found) if found else torch.zeros(0)
 
 
-def inputs_of_layers(module: nn.Module, paths: Collection[str], inputs: Tensor) -> dict[str, Tensor]:
+def inputs_of_layers(module: nn.Module, paths: Collection[str], inputs: Given) -> dict[str, Tensor]:
     """What goes into the layers at `paths` (in their first call) when `module` runs on `inputs`, copied."""
     caught: dict[str, Tensor] = {}
 
@@ -147,7 +178,7 @@ def inputs_of_layers(module: nn.Module, paths: Collection[str], inputs: Tensor) 
     return caught
 
 
-def input_of(module: nn.Module, path: str, inputs: Tensor) -> Tensor:
+def input_of(module: nn.Module, path: str, inputs: Given) -> Tensor:
     """What goes into the layer at `path` when `module` runs on `inputs` (the rest of the network does not run)."""
     caught: list[Tensor] = []
 
@@ -159,13 +190,15 @@ def input_of(module: nn.Module, path: str, inputs: Tensor) -> Tensor:
     return caught[0]
 
 
-def patches(part: nn.Module, given: Tensor, every: int = 1, phase: int = 0) -> Tensor:
+def patches(part: nn.Module, given: Tensor, every: int = 1, phase: int = 0, mask: Tensor | None = None) -> Tensor:
     """The vectors a layer multiplies its weight rows with. **Shapes**: -> `[groups, positions, columns]`.
 
     Only positions in every `every`-th row and column of the output, beginning at one that `phase` (0 to every^2 - 1)
-    chooses.
+    chooses; of a sequence only what `mask` (`[n, length]`) does not call padding.
     """
     if isinstance(part, nn.Linear):
+        if mask is not None and given.shape[:-1] == mask.shape:
+            given = given[mask.to(given.device)]
         return given.reshape(1, -1, given.shape[-1])
     assert isinstance(part, nn.Conv1d | nn.Conv2d)
     if isinstance(part, nn.Conv1d):
@@ -191,6 +224,14 @@ def _pads(part: nn.Conv1d | nn.Conv2d) -> tuple[int, ...]:
     if part.padding == "valid":
         return (0,) * len(part.kernel_size)
     return tuple(d * (k - 1) // 2 for d, k in zip(part.dilation, part.kernel_size, strict=True))
+
+
+@contextmanager
+def differentiable(module: nn.Module) -> Iterator[None]:
+    """Gradients inside; on a GPU recurrent layers in evaluation mode have them without cuDNN only."""
+    recurrent = torch.cuda.is_available() and any(isinstance(part, nn.RNNBase) for part in module.modules())
+    with torch.enable_grad(), torch.backends.cudnn.flags(enabled=False) if recurrent else nullcontext():
+        yield
 
 
 @contextmanager

@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..core.batch import run
 from ..errors import InputError
 from ..progress import progress
-from .layers import BATCH_NORMS, frozen
+from .layers import BATCH_NORMS, differentiable, frozen
 
 SIZES = (32, 224, 28, 64, 8)  # sides of square images tried
 
@@ -22,6 +23,15 @@ SIZES = (32, 224, 28, 64, 8)  # sides of square images tried
 def has_statistics(module: nn.Module) -> bool:
     """Whether inputs can be synthesised: some batch norm has running statistics."""
     return any(isinstance(part, BATCH_NORMS) and part.running_var is not None for part in module.modules())
+
+
+def not_synthesised(module: nn.Module) -> str | None:
+    """Why inputs cannot be synthesised, as the end of a sentence; None if they can be."""
+    if not has_statistics(module):
+        return "has no batch-norm statistics"
+    if any(isinstance(part, nn.Embedding | nn.EmbeddingBag) for part in module.modules()):
+        return "takes integers (it has an embedding), which cannot be improved by gradients"
+    return None
 
 
 def guess_shape(module: nn.Module) -> tuple[int, ...]:
@@ -33,6 +43,8 @@ def guess_shape(module: nn.Module) -> tuple[int, ...]:
     for part in module.modules():
         if isinstance(part, nn.Linear):
             shapes[(part.in_features,)] = None
+        elif isinstance(part, nn.RNNBase):
+            shapes[(32, part.input_size)] = None
         elif isinstance(part, nn.Conv1d):
             shapes |= {(part.in_channels, side): None for side in (1024, 16_000, 128)}
         elif isinstance(part, nn.Conv2d):
@@ -41,12 +53,13 @@ def guess_shape(module: nn.Module) -> tuple[int, ...]:
     for shape in shapes:
         try:
             with frozen(module), torch.no_grad():
-                module(torch.zeros(2, *shape))
+                run(module, torch.zeros(2, *shape))
         except (RuntimeError, ValueError, AssertionError, TypeError, IndexError):
             continue
         return shape
     raise InputError(
-        f"{type(module).__name__} accepts none of the shapes tried ({list(shapes)[:6]}): give input_shape='3x32x32'"
+        f"{type(module).__name__} accepts none of the shapes tried ({list(shapes)[:6]}): give input_shape= (such as "
+        "'3x32x32', '1024' or '160x40')"
     )
 
 
@@ -54,7 +67,7 @@ def check_shape(module: nn.Module, shape: tuple[int, ...]) -> None:
     """**Raises** `InputError` if `module` does not run on inputs of this shape."""
     try:
         with frozen(module), torch.no_grad():
-            module(torch.zeros(2, *shape))
+            run(module, torch.zeros(2, *shape))
     except (RuntimeError, ValueError, AssertionError, TypeError, IndexError) as error:
         raise InputError(
             f"{type(module).__name__} does not run on inputs of shape {'x'.join(map(str, shape))} ({error}): "
@@ -67,8 +80,8 @@ def synthesize(module: nn.Module, count: int, shape: tuple[int, ...], steps: int
 
     **Raises** `InputError` if `module` has no batch norm with running statistics.
     """
-    if not has_statistics(module):
-        raise InputError(f"{type(module).__name__} has no batch-norm statistics, so inputs cannot be synthesised")
+    if why := not_synthesised(module):
+        raise InputError(f"{type(module).__name__} {why}, so inputs cannot be synthesised")
     check_shape(module, shape)
     x = torch.randn(count, *shape, generator=torch.Generator().manual_seed(seed)).requires_grad_()
     losses: list[Tensor] = []
@@ -84,10 +97,10 @@ def synthesize(module: nn.Module, count: int, shape: tuple[int, ...], steps: int
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     handles = [part.register_forward_pre_hook(hook) for part in norms]
     try:
-        with frozen(module), torch.enable_grad():
+        with frozen(module), differentiable(module):
             for step in range(steps):
                 losses.clear()
-                module(x)
+                run(module, x)
                 optimizer.zero_grad()
                 torch.stack(losses).mean().backward()
                 optimizer.step()

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from ..core.activation import Activation
+from ..core.batch import run
 from ..core.model import QTensor
 from ..errors import InputError
 from .activation import InputQuantizer, round_inputs
@@ -48,7 +49,7 @@ def _share_latents(of: parametrize.ParametrizationList, with_: parametrize.Param
 
 
 def attach_inputs(module: nn.Module, quantizers: Mapping[str, InputQuantizer], batches: Iterable[Any]) -> None:
-    """Put every input quantizer in front of its layer (by path), and set them by running `batches` (inputs).
+    """Put every input quantizer in front of its layer (by path), and set them by running `batches` (or inputs alone).
 
     **Raises** `InputError` if a layer is never run, or sees NaN.
     """
@@ -60,7 +61,7 @@ def attach_inputs(module: nn.Module, quantizers: Mapping[str, InputQuantizer], b
     module.eval()
     with torch.no_grad():
         for inputs in batches:
-            module(inputs)
+            run(module, inputs)
     module.train(was)
     for path, quantizer in quantizers.items():
         observer = quantizer.observer

@@ -1,20 +1,20 @@
 """Where the files of a search are made and judged."""
 
-import hashlib
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from pathlib import Path
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ..analysis.evaluate import Evaluation, evaluate
 from ..analysis.intervals import Estimate
 from ..api import check_method, load, prepared
 from ..core.method import Job, Method, RunFolder
 from ..core.model import Piece
+from ..core.nested import hash_of_tensors
 from ..core.task import Task
 from ..errors import InputError
 from ..files.checkpoint import Where
@@ -23,6 +23,7 @@ from .folder import SearchFolder
 from .trials import key_of
 
 VALIDATION = "validation"
+LOGGER = logging.getLogger("tersenet")
 
 
 class Workshop:
@@ -46,6 +47,8 @@ class Workshop:
         self.pass_seconds = (time.perf_counter() - began) / 2
         self.original = None if found is None else found.metric
         self.samples = 0 if found is None or found.agreement is None else found.agreement.n
+        if found is not None and found.metric is None:
+            LOGGER.info("no labels for the metric: drops are those of agreement (%s)", found.agreement_name)
         if found is not None and found.drop is not None and not math.isfinite(found.drop.mean):
             raise InputError("the metric of the original network is not finite on validation: check metric and data")
 
@@ -79,12 +82,8 @@ class Workshop:
     @property
     def data(self) -> str:
         """What tells the samples that files are judged on from others: a hash of the first batch."""
-        if self.judged is None:
-            return ""
-        first = next(iter(self.judged.split(VALIDATION)), None)
-        parts = [part for part in ([first] if isinstance(first, Tensor) else first or []) if isinstance(part, Tensor)]
-        flat = (part.detach().cpu().contiguous().reshape(-1).view(torch.uint8) for part in parts)
-        return hashlib.sha256(b"".join(part.numpy().tobytes() for part in flat)).hexdigest()
+        first = None if self.judged is None else next(self.judged.batches(VALIDATION), None)
+        return "" if first is None else hash_of_tensors([first.inputs, first.targets])
 
     def _of_file(self, place: Path, split: str) -> tuple[Estimate, Estimate | None]:
         assert self.judged is not None and self.network is not None

@@ -1,20 +1,19 @@
 """The one training loop: deterministic by seed, resumable at any step, and stopped by the first NaN."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from itertools import islice
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from ..analysis.aggregates import ratio
 from ..analysis.evaluate import evaluate
+from ..core.batch import IGNORED, Batch, read
 from ..core.task import Task
 from ..errors import InputError, TrainingError
-from ..network.calibrate import checked_batch
 from ..progress import progress
 from ..quantizers.attach import after_step, anneal, param_groups, penalty
 from .processes import Processes
@@ -22,14 +21,14 @@ from .randomness import random_state, restore, seed_all, seeded
 from .run import Run
 
 MOMENTUM = 0.9
-TEMPERATURE = 4.0  # of distillation
 
 
 @dataclass(frozen=True)
 class Schedule:
     """How long and how fast: `lr` falls to 0 along a cosine; gradients are clipped to norm `clip` (0: not).
 
-    `distill` is the share of the loss that is `T^2 KL(softmax(teacher / T), softmax(outputs / T))`, T = 4.
+    `distill` is the share of the loss that is the distance to a teacher's outputs: `T^2 KL(softmax(teacher / T),
+    softmax(outputs / T))`, T = 4, where agreement is that of classes, else the relative squared error.
     """
 
     epochs: int
@@ -144,7 +143,7 @@ class _Loop:
             restore(self.session.saved["random"])
         before = self.done
         for batch in shared:
-            lost, score = self._step(*checked_batch(batch, "train"))
+            lost, score = self._step(read(batch, self.task, "train"))
             progress(f"{self.session.title}, epoch {epoch + 1}/{self.schedule.epochs}, loss {lost:.3f}, "
                      f"train {score:.3f}", self.done, self.total)  # fmt: skip
             if self.session.run is not None and self.session.run.due:
@@ -155,20 +154,17 @@ class _Loop:
             self.keeps.log(self.done, validation=_validate(self.module, self.task))
             self._checkpoint()
 
-    def _step(self, inputs: Tensor, targets: Tensor) -> tuple[float, float]:
+    def _step(self, batch: Batch) -> tuple[float, float]:
         """One step; the loss, and the score on the batch."""
         rate = self.schedule.lr * (1 + math.cos(math.pi * self.done / self.total)) / 2
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["factor"]
         momentum = self.optimizer.param_groups[0].get("momentum", 0.0)
         anneal(self.module, self.done / self.total, rate / (1 - momentum))
-        targets = targets.to(self.processes.device)
-        outputs = _forward(self.runner, inputs, self.processes)
-        _check_labels(self.task, outputs, targets)
-        loss = self._loss(outputs, inputs, targets)
+        loss, outputs = self._loss(batch)
         self.held = outputs, loss
         (loss + penalty(self.module)).backward()
-        score = float(self.task.metric(outputs.detach(), targets).float().mean())
+        score = _score(batch, outputs.detach())
         lost = float(self.processes.mean(loss.detach()))
         norm = nn.utils.clip_grad_norm_(self.parameters, self.schedule.clip or math.inf)
         if not (math.isfinite(lost) and math.isfinite(float(norm))):
@@ -182,13 +178,25 @@ class _Loop:
             self.keeps.log(self.done, **{"loss": lost, "train score": score, "learning rate": rate})
         return lost, score
 
-    def _loss(self, outputs: Tensor, inputs: Tensor, targets: Tensor) -> Tensor:
-        loss, teacher, share = self.task.loss(outputs, targets), self.session.teacher, self.schedule.distill
-        if teacher is None:
-            return loss
-        with torch.no_grad():
-            wanted = _forward(teacher, inputs, self.processes)
-        return (1 - share) * loss + share * distance(outputs, wanted)
+    def _loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The loss, a share of it the distance to the teacher's outputs, and the outputs.
+
+        Where the task has no loss, the distance is all of it.
+        """
+        teacher, share = self.session.teacher, self.schedule.distill
+        wanted = None
+        if teacher is not None:
+            with torch.no_grad():
+                wanted = batch.seen(_forward(teacher, batch, self.processes))
+        raw = _forward(self.runner, batch, self.processes)
+        outputs = batch.seen(raw)
+        _check_labels(batch, outputs)
+        if wanted is not None and batch.targets is None and batch.own_loss(raw) is None:
+            return batch.distance(outputs, wanted), outputs
+        loss, _ = batch.loss(raw)
+        if wanted is not None:
+            loss = (1 - share) * loss + share * batch.distance(outputs, wanted)
+        return loss, outputs
 
     def _checkpoint(self) -> None:
         if self.keeps is not None:
@@ -196,55 +204,42 @@ class _Loop:
             self.keeps.save({**self.session.around, **state, "random": random_state()})
 
 
-def _forward(runner: nn.Module, inputs: Tensor, processes: Processes) -> Tensor:
-    """The outputs in fp32 (computed in bf16 on a GPU)."""
-    device = processes.device
-    with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-        outputs = runner(inputs.to(device))
-    if not isinstance(outputs, Tensor):
-        raise InputError(
-            f"the network returned a {type(outputs).__name__}; training needs one tensor: wrap it in a module that "
-            "returns that"
-        )
-    return outputs.float()
+def _forward(runner: nn.Module, batch: Batch, processes: Processes) -> Any:
+    """What the network returns (computed in bf16 on a GPU)."""
+    with torch.autocast(processes.device.type, torch.bfloat16, enabled=processes.device.type == "cuda"):
+        return batch.run(runner)
 
 
-def distance(outputs: Tensor, wanted: Tensor) -> Tensor:
-    """`T^2 KL(softmax(wanted / T), softmax(outputs / T))`, T = 4 (Hinton et al. 2015). **Shapes**: `[n, classes]`
-    twice."""
-    ours, theirs = (F.log_softmax(part / TEMPERATURE, 1) for part in (outputs, wanted))
-    return F.kl_div(ours, theirs, reduction="batchmean", log_target=True) * TEMPERATURE**2
+def _score(batch: Batch, outputs: Tensor) -> float:
+    """The metric on one batch, as it is now (NaN where the task has none for it)."""
+    rows = batch.scores(outputs)
+    if rows is None:
+        return math.nan
+    assert batch.task is not None
+    return float((batch.task.aggregate or ratio)(rows))
 
 
 def _validate(module: nn.Module, task: Task) -> float:
     """The mean score on the validation split (NaN without labels); leaves module and random states as they were."""
     state = random_state()
-    labelled = not isinstance(next(iter(task.split("validation")), None), Tensor)
-    found = evaluate(module, task, "validation").metric if labelled else None
+    first = next(task.batches("validation"), None)
+    found = evaluate(module, task, "validation").metric if first is not None and task.measures(first) else None
     restore(state)
     return math.nan if found is None else found.mean
 
 
-def classifies(task: Task) -> bool:
-    """Whether the loss of the task is cross-entropy."""
-    loss = task.loss.func if isinstance(task.loss, partial) else task.loss
-    return loss is F.cross_entropy or isinstance(loss, nn.CrossEntropyLoss)
-
-
-def _check_labels(task: Task, outputs: Tensor, targets: Tensor) -> None:
-    if classifies(task) and outputs.dim() == 2 and targets.dim() == 1 and targets.numel():
-        low, high, classes = int(targets.min()), int(targets.max()), outputs.shape[1]
+def _check_labels(batch: Batch, outputs: Tensor) -> None:
+    labels, task = batch.targets, batch.task
+    if task is None or not task.classifies or not isinstance(labels, Tensor) or labels.is_floating_point():
+        return
+    labels = labels[labels != IGNORED]
+    if outputs.dim() == 2 and batch.targets.dim() == 1 and labels.numel():
+        low, high, classes = int(labels.min()), int(labels.max()), outputs.shape[1]
         if low < 0 or high >= classes:
             raise InputError(
                 f"the train split has labels from {low} to {high}, but the network has {classes} outputs "
                 f"(labels 0 to {classes - 1}): correct the task or the network"
             )
-
-
-def inputs_of(batches: Iterable[Any], device: torch.device) -> Iterator[Tensor]:
-    """The inputs of `(inputs, targets)` batches, on `device`."""
-    for batch in batches:
-        yield checked_batch(batch, "train")[0].to(device)
 
 
 def _count(batches: Any) -> int:
@@ -254,10 +249,10 @@ def _count(batches: Any) -> int:
         return sum(1 for _ in batches)
 
 
-def samples(batches: Any) -> int:
-    """About how many samples the batches hold: their number times the size of the first."""
-    first = next(iter(batches), None)
-    return 0 if first is None else _count(batches) * len(checked_batch(first, "train")[0])
+def samples(task: Task, split: str) -> int:
+    """About how many samples a split holds: the number of its batches times the size of the first."""
+    first = next(task.batches(split), None)
+    return 0 if first is None else _count(task.split(split)) * len(first)
 
 
 def _not_finite(loss: float, step: int, total: int, run: Run | None) -> str:

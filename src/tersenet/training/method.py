@@ -14,14 +14,16 @@ from typing import Annotated, Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from ..core.batch import Batch
 from ..core.fields import Seed, Within
 from ..core.method import Job, Method, TensorSource
 from ..core.model import Finding, KeptTensor, Piece, TensorSpec
+from ..core.nested import tensors
 from ..core.task import Task
 from ..errors import InputError, UsageError
 from ..network.batch_norm import reestimate
 from ..network.kept import BN_PARTS, batch_norms, check_finite, keep, pair, why_kept
-from ..network.layers import Layer, find_layers, frozen
+from ..network.layers import Given, Layer, find_layers, frozen, recurrent_weights, without_recurrent
 from ..quantizers import attach
 from ..quantizers.activation import InputQuantizer
 from ..quantizers.quantizer import Quantizer
@@ -31,6 +33,7 @@ from .processes import Processes
 from .run import begin_with, run_of
 
 CALIBRATION_BATCHES = 8
+FULL_PRECISION = "full precision"  # why a tensor that could be quantised was kept
 
 
 @dataclass(frozen=True)
@@ -125,18 +128,18 @@ class TrainedMethod(Method):
 
     def reason(self, name: str, spec: TensorSpec) -> str:
         """Why a tensor without a quantizer was kept."""
-        return why_kept(name, spec, self) or "full precision"
+        return why_kept(name, spec, self) or FULL_PRECISION
 
     def work(self, task: Task | None) -> float:
         """Every epoch runs all training samples forward and back, twice forward where it distills."""
         epochs = sum(phase.epochs for phase in self.phases())
-        return epochs * samples(task.split("train")) * (4.0 if self.distill else 3.0) if task and epochs else 0.0
+        return epochs * samples(task, "train") * (4.0 if self.distill else 3.0) if task and epochs else 0.0
 
     def attach(
         self,
         module: nn.Module,
         specs: Mapping[str, TensorSpec],
-        inputs: Iterable[Tensor],
+        inputs: Iterable[Given],
         aliases: Mapping[str, str] | None = None,
     ) -> nn.Module:
         """Put quantizers in front of the weights and inputs of `module` (in place) and set them on `inputs`.
@@ -145,13 +148,13 @@ class TrainedMethod(Method):
         """
         if self.full_precision:
             return module
-        held = list(islice(inputs, CALIBRATION_BATCHES))
+        held = [part if isinstance(part, Batch) else Batch(part) for part in islice(inputs, CALIBRATION_BATCHES)]
         if not held:
             raise InputError("there are no calibration inputs: the train split is empty")
-        if not all(bool(torch.isfinite(batch).all()) for batch in held):
+        if not all(bool(torch.isfinite(part).all()) for batch in held for part in tensors(batch.inputs)):
             raise InputError("the first training inputs have NaN or infinity: check the data")
         with frozen(module):
-            layers = find_layers(module, held[0][:2])
+            layers = find_layers(module, held[0].first(2))
         targets = self._targets(module, specs, layers)
         made = {name: self._quantizer(module, target) for name, target in targets.items()}
         weights = {name: quantizer for name, quantizer in made.items() if quantizer is not None}
@@ -171,7 +174,7 @@ class TrainedMethod(Method):
     def _targets(
         self, module: nn.Module, specs: Mapping[str, TensorSpec], layers: Sequence[Layer]
     ) -> dict[str, Target]:
-        names = self.targets(module, specs, layers)
+        names = without_recurrent(module, self.targets(module, specs, layers), self.name)
         if not names:
             raise InputError("no tensor of this network can be quantised (all too small, left out, or frozen)")
         ends = {layers[0].weight, layers[-1].weight} if layers else set()
@@ -210,11 +213,16 @@ class TrainedMethod(Method):
                 parts = {part: state[f"{prefix}.{part}"] for part in BN_PARTS}
                 state |= {f"{prefix}.{part}": value for part, value in pair(parts, eps).items()}
         quantised = {source.aliases.get(name, name): entry for name, entry in attach.frozen_weights(network).items()}
+        recurrent = recurrent_weights(network)
         for name, spec in source.specs.items():
             if name in quantised:
                 yield name, quantised[name]
-            else:
-                yield name, keep(state[name].detach().to("cpu", spec.dtype), self.reason(name, spec), self.side)
+                continue
+            reason = self.reason(name, spec)
+            if name in recurrent and reason == FULL_PRECISION:
+                reason = "recurrent layer"
+            value = state[name].detach().to("cpu", spec.dtype) if name in state else source.read(name)
+            yield name, keep(value, reason, self.side)
         yield from attach.frozen_inputs(network).items()
 
 

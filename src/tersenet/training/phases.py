@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
+from ..core.batch import Batch
 from ..core.method import Job
 from ..network.batch_norm import reestimate
 from ..network.layers import BATCH_NORMS
 from ..quantizers import attach
-from .loop import Hooks, Schedule, Session, fit, inputs_of
+from .loop import Hooks, Schedule, Session, fit
 from .processes import Processes
 from .randomness import seeded
 from .run import Run
@@ -86,7 +87,7 @@ class Training:
         self._attach(phase.method)
 
     def _attach(self, method: "TrainedMethod") -> None:
-        source, train = self.job.source, inputs_of(self.task.split("train"), self.processes.device)
+        source, train = self.job.source, self.task.batches("train")
         with seeded(method.seed):
             method.attach(self.network, source.specs, train, source.aliases)
 
@@ -104,13 +105,13 @@ class Training:
 
     def _finish(self, number: int) -> None:
         with seeded(self.method.seed):
-            finish(self.network, inputs_of(self.task.split("train"), self.processes.device))
+            finish(self.network, self.task.batches("train"))
         if self.folder is not None and self.processes.rank == 0:
             state = {"stage": number, "base": self.base, "model": self.network.state_dict()}
             self.folder.save({**state, "finished": attach.latent_state(self.network)})
 
 
-def finish(network: nn.Module, train: Iterable[Tensor]) -> None:
+def finish(network: nn.Module, train: Iterable[Batch]) -> None:
     """Evaluation mode, with batch norm re-estimated for the weights as they are now."""
     network.eval()
     if any(isinstance(part, BATCH_NORMS) for part in network.modules()):

@@ -33,12 +33,11 @@ from ...analysis.evaluate import evaluate
 from ...core.fields import Within, check_widths
 from ...core.method import Job, Knob, Method
 from ...core.model import TensorSpec
-from ...errors import BudgetError, UsageError
+from ...errors import BudgetError, InputError, UsageError
 from ...network.kept import computed, left_out, smallest_batch_norm
 from ...network.layers import Layer
 from ...progress import progress
 from ...quantizers.quantizer import Quantizer
-from ...training.loop import inputs_of
 from ...training.method import Target, TrainedMethod
 from ...training.phases import Phase, finish
 from ...training.randomness import seeded
@@ -177,7 +176,7 @@ class AccGrad(TrainedMethod):
         if self.target_ratio is not None:
             prune_to(found, Beside.of(self.pieces(network, job.source)), values, self.target_ratio)
         with seeded(self.seed):
-            finish(network, inputs_of(task.split("train"), next(network.parameters()).device))
+            finish(network, task.batches("train"))
         beside = Beside.of(self.pieces(network, job.source))
         if self.target_ratio is not None:
             prune_to(found, beside, values, self.target_ratio)  # again, if what is kept has grown
@@ -216,7 +215,8 @@ class AccGrad(TrainedMethod):
         for done, (_, widths) in enumerate(enough):
             gives(widths)
             score = evaluate(network, job.task, "validation").metric
-            assert score is not None
+            if score is None:
+                raise InputError("tune=True judges bits by the metric, but the validation split has no targets for it")
             judged.append((score.mean if job.task.higher_is_better else -score.mean, widths))
             progress("trying bits", done + 1, len(enough))
         return max(judged)[1]

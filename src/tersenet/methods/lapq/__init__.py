@@ -12,7 +12,8 @@ layer get 8-bit weights and unrounded inputs unless `ends` says otherwise; input
 levels; linear layers are quantised too, and what is rounded is the input of a layer, not the output of a ReLU (so a
 skip connection stays unrounded); evaluations are capped, and more than 50 clips are searched in blocks.
 
-Needs the network's code and a calibration split with targets. It never sees the test split.
+Needs the network's code and a calibration split; without targets the loss is the distance to the original's outputs. It
+never sees the test split.
 """
 
 import math
@@ -30,10 +31,10 @@ from ...core.method import Job, Method, TensorSource
 from ...core.model import CompressedModel, KeptTensor, Piece
 from ...core.task import Task
 from ...errors import InputError, UsageError
-from ...network.calibrate import calibration
+from ...network.calibrate import calibration, with_loss
 from ...network.fold import rewritten
 from ...network.kept import check_finite, keep, prepare_batch_norm, why_kept
-from ...network.layers import find_layers, frozen
+from ...network.layers import NO_LAYER, find_layers, frozen, is_layer, tell_kept
 from ...progress import progress
 from .fake_quant import Rounded, WeightGrid
 
@@ -151,9 +152,11 @@ class Lapq(Method):
         source = job.source
         module, task = job.network_and_task("lapq", "calibrates")
         if self.equalise or self.bn == "fold":
-            source = rewritten(source, module, calibration(task, 2)[0][0], self.equalise)
+            source = rewritten(source, module, calibration(task, 2)[0], self.equalise)
             module = source.module
         rounded = self.prepare(source, module, task)
+        others = [name for name, spec in source.specs.items() if why_kept(name, spec, self) is None]
+        tell_kept([name for name in others if name not in rounded.grids and not is_layer(module, name)], self.name)
         clips = self.clips(rounded)
         rounded.set(clips)
         found, kept = dict(zip(rounded.names, clips, strict=True)), self.kept(source, module, rounded.grids)
@@ -166,7 +169,7 @@ class Lapq(Method):
         """The tensors that are not in `grids`, as they are stored."""
         paired = prepare_batch_norm(source, "pair" if self.bn == "pair" else "keep", module)
         return {
-            name: keep(paired.read(name), why_kept(name, spec, self) or "first or last layer", self.side)
+            name: keep(paired.read(name), why_kept(name, spec, self) or _unrounded(module, name), self.side)
             for name, spec in source.specs.items()
             if name not in grids
         }
@@ -177,7 +180,7 @@ class Lapq(Method):
         batches = calibration(task, self.samples)
         network = deepcopy(module).float().eval().requires_grad_(False)
         with frozen(network):
-            layers = find_layers(network, batches[0][0][:2])
+            layers = find_layers(network, batches[0].first(2))
         known = [layer for layer in layers if layer.weight in source.specs]
         wanted = [layer for layer in known if why_kept(layer.weight, source.specs[layer.weight], self) is None]
         if not wanted:
@@ -199,7 +202,7 @@ class Lapq(Method):
         inputs = [layer.path for layer in wanted if layer.weight not in ends] if self.act_bits != 32 else []
         weights = {name: KeptTensor(source.read(name), source.specs[name].dtype, "") for name in grids}
         CompressedModel(weights | self.kept(source, module, grids), source.aliases).apply_to(network)
-        return Rounded(network, task, batches, grids, inputs, self.act_bits)
+        return Rounded(network, with_loss(network, batches), grids, inputs, self.act_bits)
 
     def clips(self, rounded: Rounded) -> list[float]:
         """The clips of all weights and inputs, by the phases that `search` asks for."""
@@ -220,3 +223,8 @@ class Lapq(Method):
         search = Search(rounded, clips, loss, self.evaluations)
         search.run(self.iterations)
         return list(search.best * search.start)
+
+
+def _unrounded(module: nn.Module, name: str) -> str:
+    """Why a tensor that could be quantised was kept."""
+    return "first or last layer" if is_layer(module, name) else NO_LAYER

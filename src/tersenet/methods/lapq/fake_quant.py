@@ -11,12 +11,12 @@ import torch
 from scipy.optimize import minimize_scalar
 from torch import Tensor, nn
 
-from ...analysis.scores import mean_loss
 from ...core.activation import Activation
+from ...core.batch import Batch
 from ...core.grid import Uniform
 from ...core.levels import Integers
 from ...core.model import QTensor
-from ...core.task import Task
+from ...network.calibrate import mean_loss
 from ...quantizers.project import some_of
 
 SAMPLES = 1 << 15  # values of a tensor that a norm is measured on
@@ -88,10 +88,10 @@ class Rounded:
     """
 
     def __init__(
-        self, module: nn.Module, task: Task, batches: Sequence[tuple[Tensor, Tensor]], weights: Mapping[str,
-        WeightGrid], inputs: Sequence[str], act_bits: int,
+        self, module: nn.Module, batches: list[Batch], weights: Mapping[str, WeightGrid], inputs: Sequence[str],
+        act_bits: int,
     ) -> None:  # fmt: skip
-        self.module, self.task, self.batches = module, task, batches
+        self.module, self.batches = module, batches
         self.grids, self.act_bits = dict(weights), act_bits
         self.names = [*weights, *inputs]
         self.paths = list(inputs)
@@ -115,8 +115,8 @@ class Rounded:
 
         self._rounding = {path: seen(path) for path in self.paths}
         with torch.no_grad():
-            for inputs, _ in self.batches:
-                self.module(inputs)
+            for batch in self.batches:
+                batch.run(self.module)
         self._rounding = {}
 
     def _hook(self, path: str) -> Callable[..., Any]:
@@ -165,14 +165,14 @@ class Rounded:
 
         self._rounding = {path: observed(path) for path in self.paths}
         with torch.no_grad():
-            self.module(self.batches[0][0])
+            self.batches[0].run(self.module)
         clips = [found[name] for name in self.names]
         self.set(clips)
         return clips
 
     def loss(self) -> float:
         """The mean loss over all calibration batches."""
-        return mean_loss(self.module, self.task, self.batches)
+        return mean_loss(self.module, self.batches)
 
 
 def rounded_plainly(values: Tensor, clip: float, grid: WeightGrid) -> Tensor:

@@ -24,16 +24,18 @@ from typing import Annotated, ClassVar
 import torch
 from torch import Tensor, nn
 
+from ...core.batch import Batch
 from ...core.fields import Seed, Within
 from ...core.method import Job, Knob, Method, TensorSource
 from ...core.model import CompressedModel, Entry, KeptTensor, Piece
+from ...core.samples import Samples
 from ...core.task import Task
 from ...errors import BudgetError, UsageError
 from ...files.terse import measure
 from ...network.calibrate import calibration
 from ...network.gptq import DAMPING
 from ...network.kept import COMPUTED, PairedSource, left_out, prepare_batch_norm, smallest_batch_norm, why_kept
-from ...network.synthesize import guess_shape, has_statistics, synthesize
+from ...network.synthesize import guess_shape, not_synthesised, synthesize
 from .budget import CLOSE, fill
 from .plan import Plan
 from .sequential import NetworkQuantizer, RowScale, holdable
@@ -52,8 +54,8 @@ class Vlcq(Method):
 
     `nominal_bits` are those of rounding without compensation, which takes more at low rates: no trials, so a search
     over rates steps through these.
-    `input_shape` ("3x32x32") is guessed if absent; `images` inputs are synthesised in `synthesis_steps` steps. On real
-    inputs (`calibrate`) batch norm and biases are tuned for `tune` epochs.
+    `input_shape` ("3x32x32", "1024") is guessed if absent; `images` inputs are synthesised in `synthesis_steps` steps.
+    On real inputs (`calibrate`) batch norm and biases are tuned for `tune` epochs.
     """
 
     needs: ClassVar[str] = "nothing"
@@ -104,7 +106,7 @@ class Vlcq(Method):
         plain = cls(bn=smallest_batch_norm(job.source))
         if job.module is None or job.task is None or job.task.calibration is None:
             return (plain,)
-        images = max(1, min(MOST_IMAGES, holdable(job.module, calibration(job.task, 2)[0][0])))
+        images = max(1, min(MOST_IMAGES, holdable(job.module, calibration(job.task, 2)[0])))
         return plain, replace(plain, calibrate=True, images=1 << images.bit_length() - 1)
 
     def work(self, task: Task | None) -> float:
@@ -173,7 +175,7 @@ class Vlcq(Method):
             if task is None or not (self.calibrate and self.tune):
                 return plain
             assert plan.network is not None
-            found = self._tuned(plan.network, plain, around, task)
+            found = self._tuned(plan.network, plain, around)
             if self.max_bytes is None:
                 return found
             best, size = best or plain, measure(iter(found.items()), around)
@@ -197,10 +199,8 @@ class Vlcq(Method):
             goal, what = self.max_bytes - less, f"a file of {self.max_bytes:,} bytes"
         return fill(plan.estimate, lambda c: measure(entries(c), around), goal, what, rest)
 
-    def _tuned(
-        self, network: NetworkQuantizer, found: dict[str, Entry], around: CompressedModel, task: Task
-    ) -> dict[str, Entry]:
-        """`found` with batch norm and biases tuned on the calibration images."""
+    def _tuned(self, network: NetworkQuantizer, found: dict[str, Entry], around: CompressedModel) -> dict[str, Entry]:
+        """`found` with batch norm and biases tuned on the calibration samples."""
         vectors = [
             name
             for name, entry in found.items()
@@ -210,23 +210,23 @@ class Vlcq(Method):
             and left_out(name, self) is None
         ]
         model = replace(around, tensors=found)
-        return found | tuned(network.module, model, network.inputs, task, vectors, self.tune, self.seed)
+        return found | tuned(network.module, model, network.inputs, vectors, self.tune, self.seed)
 
-    def _inputs(self, module: nn.Module, task: Task | None) -> Tensor | None:
+    def _inputs(self, module: nn.Module, task: Task | None) -> Samples | None:
         """Inputs to compensate errors on: calibration data if asked for, else synthesised; None if impossible."""
         if self.calibrate:
             assert task is not None
-            return torch.cat([inputs for inputs, _ in calibration(task, self.images)])
-        if not has_statistics(module):
+            return Samples(calibration(task, self.images))
+        if why := not_synthesised(module):
             warnings.warn(
-                f"{type(module).__name__} has no batch-norm statistics, so no inputs can be synthesised: errors are "
+                f"{type(module).__name__} {why}, so no inputs can be synthesised: errors are "
                 "compensated with a prior instead"
                 + ("" if task is not None else "; for better results give calibrate=True and task="),
                 stacklevel=3,
             )
             return None
         shape = guess_shape(module) if self.input_shape is None else parse_shape(self.input_shape)
-        return synthesize(module, self.images, shape, self.synthesis_steps, self.seed)
+        return Samples([Batch(synthesize(module, self.images, shape, self.synthesis_steps, self.seed))])
 
     def _row_scale(self, source: TensorSource) -> RowScale:
         """What rows are multiplied with where a batch norm undoes it: their sensitivity, or its scale to fold it."""
@@ -243,8 +243,11 @@ class Vlcq(Method):
 
 
 def parse_shape(text: str) -> tuple[int, ...]:
-    """`"3x32x32"` as `(3, 32, 32)`. **Raises** `UsageError`."""
+    """The shape of one input: `"3x32x32"` is `(3, 32, 32)`, `"1024"` is `(1024,)`. **Raises** `UsageError`."""
     sizes = text.split("x")
     if not all(size.isdecimal() and int(size) > 0 for size in sizes):
-        raise UsageError(f"input_shape={text!r}: expected sizes joined by x, such as 3x32x32")
+        raise UsageError(
+            f"input_shape={text!r}: expected the sizes of one input without the batch, joined by x, such as 3x32x32 "
+            "for an image, 1024 for a vector, 160x40 for a sequence of vectors"
+        )
     return tuple(map(int, sizes))

@@ -29,7 +29,7 @@ def on_grid(codes: Tensor, step: float, dtype: torch.dtype) -> QTensor:
 
 
 def round_weight(weight: Tensor, axis: int, step: float) -> Tensor:
-    """Codes of a weight, in its shape, with the feedback of `steps.prior`; its channels (on `axis`) are the rows."""
+    """Codes of a weight, in its shape, with the feedback of `prior`; its channels (on `axis`) are the rows."""
     turned = weight.transpose(0, axis)
     codes = round_with_feedback(turned.flatten(1), step, turned.shape[2:].numel())
     return codes.reshape(turned.shape).transpose(0, axis).contiguous()

@@ -7,6 +7,8 @@ from copy import deepcopy
 import torch
 from torch import Tensor, nn
 
+from ...core.batch import Batch
+from ...core.samples import Samples
 from ...network.gptq import DAMPING, hardness, inverse_factor, retarget, round_compensated
 from ...network.layers import find_layers, frozen, input_of, inputs_of_layers, patches
 from ...network.output_gradients import output_sensitivity
@@ -19,7 +21,7 @@ HELD = 2 << 30  # bytes of inputs of layers that are kept in memory instead of b
 RowScale = Callable[[str, Tensor], Tensor | None]
 
 
-def holdable(module: nn.Module, inputs: Tensor) -> int:
+def holdable(module: nn.Module, inputs: Batch) -> int:
     """How many inputs there may be so that the inputs of all layers can be held in memory; `inputs` are a few."""
     with frozen(module):
         paths = [layer.path for layer in find_layers(module, inputs)]
@@ -39,7 +41,7 @@ class NetworkQuantizer:
     def __init__(
         self,
         module: nn.Module,
-        inputs: Tensor,
+        inputs: Samples,
         wanted: Callable[[str], bool],
         row_scale: RowScale,
         seed: int,
@@ -47,10 +49,10 @@ class NetworkQuantizer:
     ) -> None:
         self.module, self.inputs, self.damping = module, inputs, damping
         with frozen(module):
-            found = find_layers(module, inputs[:2])
+            found = find_layers(module, inputs.blocks[0].first(2))
             self.layers = [layer for layer in found if wanted(layer.weight)]
             self._held: dict[str, list[Tensor]] | None = self._kept_inputs()
-            sensitivity = output_sensitivity(module, self.layers, inputs[:PROBED], seed)
+            sensitivity = output_sensitivity(module, self.layers, inputs.first(PROBED), seed)
             self.units: dict[str, float] = {}
             self.scales: dict[str, Tensor] = {}
             self.norms: dict[str, str] = {}
@@ -99,14 +101,15 @@ class NetworkQuantizer:
         """The inputs of every layer in the original network, batch by batch, unless they are too large to hold."""
         paths = [layer.path for layer in self.layers]
         held: dict[str, list[Tensor]] = {path: [] for path in paths}
-        for done, batch in enumerate(self.inputs.split(BATCH)):
+        batches = self.inputs.split(BATCH)
+        for done, batch in enumerate(batches):
             found = inputs_of_layers(self.module, paths, batch)
             size = sum(part.numel() * part.element_size() for part in found.values())
             if size * len(self.inputs) > HELD * len(batch):
                 return None
             for path, part in found.items():
                 held[path].append(part)
-            progress("seeing inputs of layers", done + 1, -(-len(self.inputs) // BATCH))
+            progress("seeing inputs of layers", done + 1, len(batches))
         return held
 
     def _moments(self, path: str, quantised: nn.Module) -> tuple[Tensor, Tensor]:
@@ -117,15 +120,19 @@ class NetworkQuantizer:
         **Shapes**: `[groups, columns, columns]` twice.
         """
         moment = drift = torch.zeros(())
-        part, positions, every, looked = self.module.get_submodule(path), 0, 1, 0
+        part, positions, every, looked, padded = self.module.get_submodule(path), 0.0, 1, 0, False
         for index, batch in enumerate(self.inputs.split(BATCH)):
             own = self._held[path][index] if self._held else input_of(self.module, path, batch)
             if not index:
-                positions = patches(part, own[:1]).shape[1]
+                positions = float(patches(part, own[:1]).shape[1])
                 every = max(1, math.isqrt(int(positions / max(64, POSITIONS / len(self.inputs)))))
-            first = seen = patches(part, own, every, index % every**2)
+            mask = batch.padding
+            first = seen = patches(part, own, every, index % every**2, mask)
             if quantised is not self.module:
-                seen = patches(part, input_of(quantised, path, batch), every, index % every**2)
+                seen = patches(part, input_of(quantised, path, batch), every, index % every**2, mask)
                 drift = drift + (first - seen).mT @ seen
             moment, looked = moment + seen.mT @ seen, looked + seen.shape[1]
+            padded = padded or (isinstance(part, nn.Linear) and (mask is not None or len(self.inputs.blocks) > 1))
+        if padded:
+            positions = looked / len(self.inputs)
         return moment * (positions / looked), drift * (positions / looked)

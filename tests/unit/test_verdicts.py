@@ -14,7 +14,7 @@ from tersenet import methods
 from tersenet.analysis.evaluate import evaluate
 from tersenet.analysis.intervals import Estimate, estimate, higher, paired, spread, student
 from tersenet.cli import main
-from tersenet.core.method import Method
+from tersenet.core.method import Knob, Method
 from tersenet.core.task import Task
 from tersenet.errors import InputError
 from tersenet.progress import OutOfTime
@@ -146,9 +146,11 @@ def test_two_scores_differ_only_beyond_noise_and_in_the_metrics_direction() -> N
 class Fine(Method):
     """A method with a hundred rates."""
 
-    rate: ClassVar[str] = "level"
-    rates: ClassVar[tuple[float, ...]] = tuple(float(200 - k) for k in range(100))
     level: float = 0.0
+
+    @property
+    def knob(self) -> Knob:
+        return Knob("level", tuple(float(200 - k) for k in range(100)))
 
     def compress(self, *given: Any) -> Any:
         raise NotImplementedError

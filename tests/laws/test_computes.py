@@ -12,14 +12,14 @@ from torch import Tensor, nn
 
 import tersenet
 from tersenet import methods
-from tersenet.analysis.scores import mean_loss
 from tersenet.core.model import CompressedModel, KeptTensor
+from tersenet.core.samples import Samples
 from tersenet.core.task import Task
 from tersenet.methods import accgrad
 from tersenet.methods.lapq import Lapq
 from tersenet.methods.lapq.fake_quant import Rounded
 from tersenet.methods.vlcq import tune
-from tersenet.network.calibrate import calibration
+from tersenet.network.calibrate import calibration, mean_loss
 from tersenet.training import phases
 
 OTHERS = ("rtn", "vlcq")  # rtn runs no network; vlcq's last one is where it tunes (below)
@@ -62,7 +62,7 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> list[nn.Module]:
 
 def outputs(network: nn.Module, task: Task) -> Tensor:
     with torch.no_grad():
-        return torch.cat([network(inputs * 1.5) for inputs, _ in calibration(task, 1000)])
+        return torch.cat([network(batch.inputs * 1.5) for batch in calibration(task, 1000)])
 
 
 def made(network: nn.Module, name: str, task: Task, fields: dict[str, Any]) -> CompressedModel:
@@ -90,8 +90,8 @@ def test_the_network_that_vlcq_tuned_is_the_network_in_its_file(
     bias = small.tensors["bn2.bias"]
     assert isinstance(bias, KeptTensor) and bias.tensor.dtype == torch.float16
     worse = replace(small, tensors={**small.tensors, "bn2.bias": replace(bias, tensor=bias.tensor + 1)})
-    seen, inputs = watched(monkeypatch), torch.cat([inputs for inputs, _ in calibration(task, 100)])
-    found = tune.tuned(network, worse, inputs, task, ["bn2.bias", "bn2.weight"], 8, 0)
+    seen, inputs = watched(monkeypatch), Samples(calibration(task, 100))
+    found = tune.tuned(network, worse, inputs, ["bn2.bias", "bn2.weight"], 8, 0)
     assert set(found) == {"bn2.bias", "bn2.weight"}
     tersenet.save(replace(worse, tensors={**worse.tensors, **found}), tmp_path / "x.terse")
     back = tersenet.load(tmp_path / "x.terse").apply_to(copy.deepcopy(network)).eval()
@@ -107,11 +107,11 @@ def test_the_loss_that_lapq_found_least_is_that_of_its_file(
     bn: str, network: nn.Module, task: Task, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found: list[float] = []
-    monkeypatch.setattr(Rounded, "loss", lambda self: found.append(mean_loss(self.module, self.task, self.batches))
+    monkeypatch.setattr(Rounded, "loss", lambda self: found.append(mean_loss(self.module, self.batches))
                         or found[-1])  # type: ignore[func-returns-value]  # fmt: skip
     small = made(network, "lapq", task, {"bits": 2, "act_bits": 2, "evaluations": 20, "bn": bn})
     network = small.apply_to(copy.deepcopy(network)).eval()
-    assert min(found) == mean_loss(network, task, calibration(task, 512))
+    assert min(found) == mean_loss(network, calibration(task, 512))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)

@@ -2,6 +2,7 @@
 
 import copy
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -113,14 +114,17 @@ def test_the_ends_are_those_of_the_network_not_of_what_is_quantised(task: Task) 
         assert small.tensors["2.weight"].codes.unique().numel() <= 4 and set(small.activations) == {"2"}  # type: ignore[union-attr]
 
 
-def test_a_network_that_returns_no_tensor_is_a_clear_error(task: Task) -> None:
+def test_a_network_that_returns_a_mapping_trains_and_one_without_tensors_is_a_clear_error(task: Task) -> None:
     class Named(nn.Module):
-        def __init__(self) -> None:
+        def __init__(self, text: bool) -> None:
             super().__init__()
-            self.layer = nn.Linear(64, 10)
+            self.layer, self.text = nn.Linear(64, 10), text
 
-        def forward(self, x: Tensor) -> dict[str, Tensor]:
-            return {"logits": self.layer(x.flatten(1))}
+        def forward(self, x: Tensor) -> dict[str, Any]:
+            found = self.layer(x.flatten(1))
+            return {"logits": "text" if self.text else found}
 
-    with pytest.raises(InputError, match="returned a dict"):
-        tersenet.compress(Named(), "lsq", task=task, epochs=1, bits=32)
+    small = tersenet.compress(Named(False), "lsq", task=task, epochs=1, bits=32)
+    assert set(small.tensors) == {"layer.weight", "layer.bias"}
+    with pytest.raises(InputError, match="returned"):
+        tersenet.compress(Named(True), "lsq", task=task, epochs=1, bits=32)

@@ -21,6 +21,7 @@ from typing import Any
 from typer.core import TyperGroup
 
 from ..errors import TersenetError, UsageError
+from ..files.atomic import RecordingFile
 from . import factory
 from .output import plain
 from .wording import in_flags
@@ -92,18 +93,8 @@ def print_error(kind: str, message: str) -> None:
         print(json.dumps({"error": kind, "message": message}))
 
 
-class Output(io.FileIO):
+class Output(RecordingFile):
     """Standard output, which remembers whether writing to it failed."""
-
-    failed: OSError | None = None
-
-    def write(self, data: Any, /) -> int:
-        """Write bytes."""
-        try:
-            return super().write(data)
-        except OSError as error:
-            self.failed = self.failed or error
-            raise
 
     @property
     def holds(self) -> bool:

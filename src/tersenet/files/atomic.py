@@ -130,12 +130,13 @@ class NewFolder:
                 os.close(descriptor)
 
 
-class _Raw(io.FileIO):
+class RecordingFile(io.FileIO):
     """A file that remembers whether writing to it failed: whoever writes may report that as something else."""
 
     failed: OSError | None = None
 
     def write(self, data: Any, /) -> int:
+        """Write bytes."""
         try:
             return super().write(data)
         except OSError as error:
@@ -146,7 +147,7 @@ class _Raw(io.FileIO):
 @contextmanager
 def _recorded(descriptor: int, target: Path) -> Iterator[BinaryIO]:
     """A buffered stream to `descriptor`. If writing fails, that is what is raised, whatever the body makes of it."""
-    raw = _Raw(descriptor, "r+b", closefd=False)
+    raw = RecordingFile(descriptor, "r+b", closefd=False)
     stream = cast(BinaryIO, io.BufferedRandom(raw))
     try:
         yield stream

@@ -29,7 +29,7 @@ from tersenet.training.run import _read, open_run
 
 PACKAGE = str(Path(tersenet.__file__).parent)
 CALLS: dict[str, tuple[Any, str]] = {
-    "write": (atomic._Raw, "write"),
+    "write": (atomic.RecordingFile, "write"),
     "renameat2": (parts, "_renameat2"),
     **{name: (os, name) for name in ("open", "fsync", "fchmod", "ftruncate", "mkdir", "rename", "replace", "truncate")},
     **{name: (os, name) for name in ("unlink", "rmdir", "scandir")},
@@ -61,18 +61,20 @@ class Fault:
 def failing(kind: str, at: int, besides: Path) -> Iterator[Fault]:
     fault, (owner, name) = Fault(at, (str(besides), PACKAGE)), CALLS[kind]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(owner, name, fault.wrap(getattr(owner, name)) if owner is not atomic._Raw else _method(fault))
+        patch.setattr(
+            owner, name, fault.wrap(getattr(owner, name)) if owner is not atomic.RecordingFile else _method(fault)
+        )
         yield fault
 
 
 def _method(fault: Fault) -> Callable[..., Any]:
-    """`_Raw.write` above a file whose own `write` fails."""
+    """`RecordingFile.write` above a file whose own `write` fails."""
     return lambda raw, data: _recording(raw, data, fault)
 
 
 def _recording(raw: Any, data: Any, fault: Fault) -> int:
     try:
-        return int(fault.wrap(partial(super(atomic._Raw, raw).write))(data))
+        return int(fault.wrap(partial(super(atomic.RecordingFile, raw).write))(data))
     except OSError as error:
         raw.failed = raw.failed or error
         raise

@@ -19,9 +19,9 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 MODES = {
-    "vlcq, network's code, pair": ["--bn", "pair"],
+    "vlcq, network's code, pair": ["--bn", "scale-shift"],
     "vlcq, bare checkpoint": [],
-    "vlcq, bare checkpoint, pair": ["--bn", "pair"],
+    "vlcq, bare checkpoint, pair": ["--bn", "scale-shift"],
     "rtn per channel": ["--method", "rtn"],
 }
 

@@ -32,18 +32,18 @@ ROWS = ["clipped", "ste", "ewgs", "qea", "qea-project", "dsq", "stacked-sigmoid"
 REMEDIES = ["dampen", "freeze", "stochastic", "uniform"]
 
 
-def one_weight(rule: str, remedy: str, steps: int = 3000) -> list[float]:
+def one_weight(rule: str, oscillation: str, steps: int = 3000) -> list[float]:
     """The path of one weight under min (q(w) - 0.3)^2 / 2, gradient descent with rate 0.02."""
     w, path = torch.zeros(1), []
     freezer = Freezer(LEVELS.nearest(w))
     for step in range(steps):
         progress = torch.tensor(step / steps)
-        if remedy == "freeze":
+        if oscillation == "freeze":
             freezer.watch(w, LEVELS, progress)
         q = torch.where(freezer.frozen, freezer.level, LEVELS.nearest(w))
         g = q - TARGET
         g = RULES[rule](g, Rounding(w, q, LEVELS, torch.ones(()), progress, torch.tensor(RATE)))
-        if remedy == "dampen":
+        if oscillation == "dampen":
             g = g + 2 * (w - LEVELS.nearest(w))  # lambda = 1
         w = w - RATE * g * ~freezer.frozen
         path.append(float(w))
@@ -58,11 +58,11 @@ def toy() -> None:
     import matplotlib.pyplot as plt
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6))
-    for rule, remedy in [(rule, "none") for rule in ROWS] + [("ste", "dampen"), ("ste", "freeze")]:
-        path = one_weight(rule, remedy)
+    for rule, oscillation in [(rule, "none") for rule in ROWS] + [("ste", "dampen"), ("ste", "freeze")]:
+        path = one_weight(rule, oscillation)
         levels = [round(w) for w in path[-1001:]]
         changes = sum(a != b for a, b in pairwise(levels))
-        name = rule if remedy == "none" else f"{rule} + {remedy}"
+        name = rule if oscillation == "none" else f"{rule} + {oscillation}"
         print(f"{name:20} {changes:5d} level changes per 1000 steps, {100 * sum(levels[1:]) / 1000:.1f} % of them at 1")
         if name in ("ste", "ewgs", "ste + dampen", "ste + freeze"):
             left.plot(path[-200:], label=name, linewidth=1)
@@ -118,7 +118,7 @@ def train(model: str, task_name: str, weights: str, out: Path, batches: int, see
     """The ablation table."""
     task, rows = make_task(task_name, []), []
     task = replace(task, train=First(task.train, batches))
-    settings = [{"estimator": rule} for rule in ROWS] + [{"estimator": "clipped", "remedy": r} for r in REMEDIES]
+    settings = [{"estimator": rule} for rule in ROWS] + [{"estimator": "clipped", "oscillation": r} for r in REMEDIES]
     net = load_network(weights, make_model(model, []))
     print("full precision", evaluate(net, task).metric.mean)
     for fields in settings:

@@ -33,14 +33,14 @@ def main() -> None:
     parser.add_argument("--task", default="cifar10", help="or benchmarks/exact_cifar10.py:make_task")
     parser.add_argument("--bits", type=int, nargs="+", default=[2, 3, 4, 8])
     parser.add_argument("--searches", nargs="+", default=["plain minmax", "minmax", "l2", "lp", "powell"])
-    parser.add_argument("--ends", default="8", help="first and last layer: 8, keep or same")
+    parser.add_argument("--first-last", default="8", help="first and last layer: 8, keep or same")
     parser.add_argument(
         "--bn", default="keep", help="keep, or fold: into the weights before it, which then differ more"
     )
     parser.add_argument("--out", type=Path, default=Path("lapq.csv"))
     given = parser.parse_args()
     rows: list[list[object]] = [
-        ["task", "bn", "bits", "ends", "search", "calibration loss", "bytes", "accuracy", "drop", "low", "high"]
+        ["task", "bn", "bits", "first_last", "search", "calibration loss", "bytes", "accuracy", "drop", "low", "high"]
     ]
     with tempfile.TemporaryDirectory() as folder:
         for bits in given.bits:
@@ -48,8 +48,8 @@ def main() -> None:
                 file = Path(folder) / f"{bits}{search.replace(' ', '-')}.terse"
                 flags = ["--method", "lapq", "--bits", bits, "--act-bits", bits, "--search", search.split()[-1]]
                 flags += [
-                    "--ends",
-                    given.ends,
+                    "--first-last",
+                    given.first_last,
                     "--bn",
                     given.bn,
                     *(["--no-restore"] if search == "plain minmax" else []),
@@ -59,7 +59,7 @@ def main() -> None:
                 drop = [round(judged["drop"][key], 4) for key in ("mean", "low", "high")]
                 loss = calibration_loss(file, given.model, given.task)
                 accuracy = round(judged["metric"]["mean"], 4)
-                settings = [Path(given.task.partition(":")[0]).stem, given.bn, bits, given.ends, search]
+                settings = [Path(given.task.partition(":")[0]).stem, given.bn, bits, given.first_last, search]
                 rows.append([*settings, round(loss, 4), file.stat().st_size, accuracy, *drop])
                 print(*rows[-1], sep="\t", flush=True)
                 with given.out.open("w", newline="") as stream:

@@ -47,7 +47,7 @@ def main() -> None:
     given = parser.parse_args()
     given.work.mkdir(parents=True, exist_ok=True)
     common = ["--epochs", given.epochs, "--lr", given.lr]
-    fp32 = trained(given.weights, "fp32", given.work, "--method", "lsq", "--bits", 32, "--side", "exact", *common)
+    fp32 = trained(given.weights, "fp32", given.work, "--method", "lsq", "--bits", 32, "--kept-dtype", "exact", *common)
     plain = given.work / "fp32.safetensors"
     if not plain.is_file():
         run("decompress", fp32, "-o", plain)

@@ -35,6 +35,7 @@ from tersenet.lab.models import build
 CODE = ["--model", "digits"]
 DATA = [*CODE, "--task", "digits"]
 RTN = ["--method", "rtn"]
+SCALE_SHIFT = ["--bn", "scale-shift"]
 SHORT = ["--epochs", "1", "--act-bits", "4"]
 GRADIENTS = ["--method", "accgrad", *DATA, "--epochs", "3", "--warmup", "1"]
 
@@ -47,10 +48,10 @@ COMPRESS: dict[str, tuple[str, list[str]]] = {
     "rtn group": ("net", [*RTN, "--granularity", "group", "--group-size", "64", "--bits", "3"]),
     "rtn group affine": ("net", [*RTN, "--granularity", "group", "--group-size", "64", "--affine"]),
     "rtn 1 bit": ("net", [*RTN, "--bits", "1"]),
-    "rtn pair": ("net", [*RTN, "--bits", "6", "--bn", "pair"]),
+    "rtn pair": ("net", [*RTN, "--bits", "6", *SCALE_SHIFT]),
     "rtn fold": ("net", [*RTN, *CODE, "--bits", "4", "--bn", "fold"]),
     "rtn equalise": ("net", [*RTN, *CODE, "--bits", "4", "--bn", "fold", "--equalise", "--granularity", "tensor"]),
-    "rtn globs, exact sides": ("net", [*RTN, "--include", "conv*", "--exclude", "conv2*", "--side", "exact"]),
+    "rtn globs, exact sides": ("net", [*RTN, "--include", "conv*", "--exclude", "conv2*", "--kept-dtype", "exact"]),
     "rtn layer bits": ("net", [*RTN, "--layer-bits", "{bits}"]),
     "rtn .pt": ("pt", RTN),
     "rtn folder": ("folder", RTN),
@@ -58,14 +59,14 @@ COMPRESS: dict[str, tuple[str, list[str]]] = {
     "rtn max bytes": ("net", [*RTN, *DATA, "--max-bytes", "30000"]),
     "vlcq bare": ("net", ["--target-bits", "3"]),
     "vlcq nominal": ("net", ["--nominal-bits", "2.5"]),
-    "vlcq bare pair": ("net", ["--bn", "pair"]),
+    "vlcq bare pair": ("net", [*SCALE_SHIFT]),
     "vlcq layer bits": ("net", ["--target-bits", "4", "--layer-bits", "{bits}"]),
     "vlcq folder": ("folder", ["--target-bits", "4"]),
     "vlcq .pt": ("pt", ["--target-bits", "4"]),
     "vlcq model": ("net", [*CODE, "--target-bits", "2.5", "--images", "32"]),
-    "vlcq model pair": ("net", [*CODE, "--target-bits", "2", "--images", "32", "--bn", "pair"]),
+    "vlcq model pair": ("net", [*CODE, "--target-bits", "2", "--images", "32", *SCALE_SHIFT]),
     "vlcq model fold": ("net", [*CODE, "--target-bits", "3", "--images", "32", "--bn", "fold"]),
-    "vlcq calibrate": ("net", [*DATA, "--target-bits", "2", "--calibrate", "--images", "64", "--bn", "pair"]),
+    "vlcq calibrate": ("net", [*DATA, "--target-bits", "2", "--calibrate", "--images", "64", *SCALE_SHIFT]),
     "vlcq max bytes": ("net", [*DATA, "--max-bytes", "20000"]),
     "lapq l2": ("net", ["--method", "lapq", *DATA, "--search", "l2", "--bits", "4"]),
     "lapq powell": (
@@ -76,12 +77,18 @@ COMPRESS: dict[str, tuple[str, list[str]]] = {
         "net",
         ["--method", "lapq", *DATA, "--search", "lp", "--bn", "fold", "--equalise", "--samples", "64"],
     ),
-    "lapq no zero level": ("net", ["--method", "lapq", *DATA, "--search", "l2", "--no-zero-level", "--bn", "pair"]),
+    "lapq no zero level": (
+        "net",
+        ["--method", "lapq", *DATA, "--search", "l2", "--no-zero-level", *SCALE_SHIFT],
+    ),
     "lsq": ("net", ["--method", "lsq", *DATA, *SHORT, "--bits", "3"]),
-    "lsq stages": ("net", ["--method", "lsq", *DATA, "--epochs", "1", "--bits", "2", "--stages", "4", "--bn", "pair"]),
-    "lsq distill, freeze": ("net", ["--method", "lsq", *DATA, *SHORT, "--distill", "0.5", "--remedy", "freeze"]),
+    "lsq stages": (
+        "net",
+        ["--method", "lsq", *DATA, "--epochs", "1", "--bits", "2", "--stages", "4", *SCALE_SHIFT],
+    ),
+    "lsq distill, freeze": ("net", ["--method", "lsq", *DATA, *SHORT, "--distill", "0.5", "--oscillation", "freeze"]),
     "pot": ("net", ["--method", "pot", *DATA, *SHORT, "--bits", "3", "--granularity", "channel"]),
-    "apot": ("net", ["--method", "apot", *DATA, *SHORT, "--ends", "same", "--estimator", "qea"]),
+    "apot": ("net", ["--method", "apot", *DATA, *SHORT, "--first-last", "same", "--estimator", "qea"]),
     "imprint": ("net", ["--method", "imprint", *DATA, *SHORT, "--average-bits", "5"]),
     "imprint optimum": (
         "net",
@@ -90,7 +97,7 @@ COMPRESS: dict[str, tuple[str, list[str]]] = {
     "accgrad post": ("net", [*GRADIENTS, "--mode", "post"]),
     "accgrad in": ("net", [*GRADIENTS, "--mode", "in", "--share", "0.6", "--low-bits", "2"]),
     "accgrad combined": ("net", [*GRADIENTS, "--bits", "4", "--bits", "6", "--share", "0.6", "--refine", "1"]),
-    "accgrad ratio": ("net", [*GRADIENTS, "--target-ratio", "12", "--signal", "grad-magnitude", "--bn", "pair"]),
+    "accgrad ratio": ("net", [*GRADIENTS, "--target-ratio", "12", "--signal", "grad-magnitude", *SCALE_SHIFT]),
     "auto max bytes": ("net", []),  # see `run`
 }
 
@@ -129,7 +136,7 @@ def attached(network: nn.Module, task: Task, place: Path) -> None:
     """A training loop of one's own: attach, penalty, freeze."""
     module = copy.deepcopy(network).train()
     batches = list(task.split("train"))
-    tersenet.attach(module, "lsq", [inputs for inputs, _ in batches[:2]], bits=3, act_bits=4, remedy="dampen")
+    tersenet.attach(module, "lsq", [inputs for inputs, _ in batches[:2]], bits=3, act_bits=4, oscillation="dampen")
     optimizer = torch.optim.SGD(module.parameters(), lr=0.01)
     for done, (inputs, targets) in enumerate(batches):
         loss = task.loss(module(inputs), targets) + tersenet.penalty(module, done / len(batches), 0.01)
@@ -169,9 +176,7 @@ def jobs(network: nn.Module, task: Task, folder: Path) -> Iterator[tuple[str, Pa
     yield "decompress folder", hf, partial(run, "decompress", folder / "13.terse", "-o", folder / "back")
     if "TERSENET_DATA" in os.environ:
         real = Path(os.environ["TERSENET_DATA"]) / "weights" / "resnet20.safetensors"
-        for number, options in enumerate(
-            ([], [*RTN, "--granularity", "group"], ["--bn", "pair", "--target-bits", "2"])
-        ):
+        for number, options in enumerate(([], [*RTN, "--granularity", "group"], [*SCALE_SHIFT, "--target-bits", "2"])):
             place = folder / f"real{number}.terse"
             name = " ".join(["resnet20", *options])
             yield name, place, partial(run, "compress", real, "-o", place, *options)

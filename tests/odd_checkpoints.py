@@ -10,7 +10,7 @@ from torch import Tensor, nn
 import tersenet
 from tersenet import Checkpoint
 from tersenet.api import compress_file
-from tersenet.files.restore import write_checkpoint
+from tersenet.files.checkpoint_write import write_checkpoint
 from tersenet.methods.rtn import Rtn
 
 State = dict[str, Tensor]
@@ -31,7 +31,7 @@ class Net(nn.Module):
 def round_trip(path: Path, back: Path, **options: Any) -> Any:
     """The checkpoint through a `.terse` file that keeps every value, as torch.load gives it."""
     small = path.with_name(path.name + ".terse")
-    compress_file(Checkpoint(path, **options), small, Rtn(include=("fc.weight",), exclude=("*",), side="exact"))
+    compress_file(Checkpoint(path, **options), small, Rtn(include=("fc.weight",), exclude=("*",), kept_dtype="exact"))
     write_checkpoint(tersenet.load(small), back)
     return torch.load(back, weights_only=True) if back.suffix != ".safetensors" else load_file(back)
 

@@ -48,7 +48,7 @@ def compress(
     if of_checkpoint := sorted({"key", "strip_prefix", "ignore_keys"} & set(fields)):
         raise UsageError(f"{of_checkpoint[0]} is of the checkpoint, not of the method: give Checkpoint(path, ...)")
     chosen = chosen_method(method, fields)
-    source, network = prepared(what, module)
+    source, network = open_inputs(what, module)
     check_method(chosen, source, run)
     say_computed(source, chosen)
     return chosen.model(source, chosen.compress(Job(source, network, task and task.for_method(), run)))
@@ -98,7 +98,7 @@ def compress_file(
     """
     check_value("effort", Effort, effort)
     check_output(output, checkpoint_at(path).path, force=force)
-    source, network = prepared(path, module)
+    source, network = open_inputs(path, module)
     check_method(method, source, run)
     say_computed(source, method)
     pieces = method.compress(Job(source, network, task and task.for_method(), run))
@@ -134,7 +134,7 @@ def check_method(method: Method, source: TensorSource, run: RunFolder | None) ->
             raise UsageError(f"layer_bits names {glob!r}, which matches no tensor")
 
 
-def prepared(what: nn.Module | Where, module: nn.Module | None) -> tuple[TensorSource, nn.Module | None]:
+def open_inputs(what: nn.Module | Where, module: nn.Module | None) -> tuple[TensorSource, nn.Module | None]:
     """The tensors to compress, and the network with exactly these weights."""
     if isinstance(what, nn.Module):
         return marked(open_module(what), what), what

@@ -45,13 +45,14 @@ def attach(module: Module, method: str | Method, inputs: Iterable[Any], **fields
 
     `inputs` are a few batches of inputs (tensors, tuples of positional or mappings of keyword arguments) that ranges of
     activations start from. Minimise your loss plus `penalty(module)` with an
-    optimizer over `param_groups(module, lr)`, call `anneal` before and `after_step` behind every step, and take the
+    optimizer over `param_groups(module, lr)`, call `anneal` before and `after_step` after every step, and take the
     result with `freeze(module, inputs)`: that is what `compress` trains.
 
     **Raises** `UsageError` for a method that does not train, and what the method raises.
 
     >>> import torch
-    >>> net = attach(torch.nn.Sequential(torch.nn.Linear(64, 64)), "lsq", [torch.randn(8, 64)], bits=3, ends="same")
+    >>> net = torch.nn.Sequential(torch.nn.Linear(64, 64))
+    >>> net = attach(net, "lsq", [torch.randn(8, 64)], bits=3, first_last="same")
     >>> sorted(freeze(net).tensors)
     ['0.bias', '0.weight']
     """
@@ -78,16 +79,17 @@ def param_groups(module: nn.Module, lr: float, weight_decay: float = 1e-4) -> li
     in proportion.
 
     >>> import torch
-    >>> net = attach(torch.nn.Sequential(torch.nn.Linear(64, 64)), "lsq", [torch.randn(8, 64)], bits=3, ends="same")
+    >>> net = torch.nn.Sequential(torch.nn.Linear(64, 64))
+    >>> net = attach(net, "lsq", [torch.randn(8, 64)], bits=3, first_last="same")
     >>> optimizer = torch.optim.SGD(param_groups(net, lr=0.01), momentum=0.9)
     """
     return quantizers.param_groups(module, lr, weight_decay)
 
 
-def anneal(module: nn.Module, progress: float, rate: float = 0.0) -> None:
+def anneal(module: nn.Module, progress: float, lr: float = 0.0) -> None:
     """Tell the quantizers in `module` how much of the training is done (0 to 1), and what a lasting gradient moves a
-    weight per step (`rate`: the learning rate, over 1 - momentum), which annealed estimators and penalties follow."""
-    quantizers.anneal(module, progress, rate)
+    weight per step (`lr`: the learning rate, over 1 - momentum), which annealed estimators and penalties follow."""
+    quantizers.anneal(module, progress, lr)
 
 
 def penalty(module: nn.Module) -> Tensor:
@@ -104,8 +106,8 @@ def freeze(module: nn.Module, inputs: Iterable[Any] | None = None) -> Compressed
     """The network as trained, with its quantised weights and inputs: what `module.eval()` computes from now on.
 
     With `inputs` (batches of the training data; the first 50 are used) batch norm is re-estimated before, as `compress`
-    does. What is kept in fewer bits (biases, batch norm) is rounded in `module`, too; with `bn="pair"` its batch norms
-    are pairs from now on, so it cannot be trained further.
+    does. What is kept in fewer bits (biases, batch norm) is rounded in `module`, too; with `bn="scale-shift"` its batch
+    norms only scale and shift from now on, so it cannot be trained further.
 
     **Raises** `UsageError` if nothing was attached to it.
     """

@@ -233,7 +233,7 @@ def archive(data: bytes, rng: random.Random) -> bytes:
 
 
 def checkpoint(data: bytes, rng: random.Random) -> bytes:
-    """A checkpoint behind the byte of its kind."""
+    """A checkpoint after the byte of its kind."""
     kind, rest = data[:1], data[1:]
     if kind == b"\0":
         return kind + safetensors(rest, rng)

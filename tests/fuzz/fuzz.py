@@ -32,7 +32,7 @@ with atheris.instrument_imports(include=["tersenet"]):
     from tersenet.core.model import QTensor
     from tersenet.errors import TersenetError
     from tersenet.files.checkpoint import open_checkpoint
-    from tersenet.files.restore import write_checkpoint
+    from tersenet.files.checkpoint_write import write_checkpoint
     from tersenet.files.summary import summarize, verify
     from tersenet.files.terse import load
     from tersenet.report.size import storage

@@ -28,7 +28,7 @@ def files() -> list[bytes]:
     models += [whole, CompressedModel({}, {}, {"method": "none"})]
     some = {name: entries[name] for name in ("raw", "kept", "kept constant")}
     models += [CompressedModel(some, {"tied": "raw", "too": "kept"}, {"method": "x"}, batch_norm=mode)
-               for mode in ("keep", "pair", "fold")]  # fmt: skip
+               for mode in ("keep", "scale-shift", "fold")]  # fmt: skip
     shards = {"metadata": {"a.safetensors": {"format": "pt"}}, "shards": {"a.safetensors": ["raw"], "b.safetensors":
               ["kept", "kept constant"]}}  # fmt: skip
     attached = {"config.json": b"{}", "sub/vocab.txt": b"a\nb\n" * 50, "empty": b""}
@@ -59,7 +59,7 @@ def streams() -> list[bytes]:
 
 
 def checkpoints() -> list[bytes]:
-    """Checkpoints, each behind a byte that says which kind it is (see `CHECKPOINTS` in fuzz.py)."""
+    """Checkpoints, each after a byte that says which kind it is (see `CHECKPOINTS` in fuzz.py)."""
     tied = torch.arange(12.0).reshape(3, 4)
     state = {
         "a.weight": tied,

@@ -122,7 +122,7 @@ ATTACKS: dict[str, Callable[[], bytes]] = {
     "index_magic_only": lambda: assemble({}, [bytes(8)], frame=b"\x28\xb5\x2f\xfd"),
     "index_truncated_frame_header": lambda: assemble({}, [bytes(8)], frame=b"\x28\xb5\x2f\xfd\xa0"),
     "index_claims_2e63": lambda: assemble({}, [bytes(8)], frame=claiming(2**63 - 1)),
-    "index_junk_behind": lambda: assemble({}, [bytes(8)], frame=zstd(indexed()) + b"junk"),
+    "index_junk_after": lambda: assemble({}, [bytes(8)], frame=zstd(indexed()) + b"junk"),
     "prov_nested_400": lambda: kept(provenance={"x": nested(400)}),
     "prov_nested_900": lambda: kept(provenance={"x": nested(900)}),
     "provenance_1e400": lambda: raw_index(indexed(',"provenance":{"x":1e400}')),

@@ -28,7 +28,7 @@ from forge import assemble, take_apart  # noqa: E402
 from format_reader import DTYPES, MEMBERS, ORDER, TYPES, read  # noqa: E402
 from tersenet.core.model import CompressedModel, QTensor  # noqa: E402
 from tersenet.errors import FormatError, OutputError, SizeLimitError  # noqa: E402
-from tersenet.files.restore import write_checkpoint  # noqa: E402
+from tersenet.files.checkpoint_write import write_checkpoint  # noqa: E402
 from tersenet.files.summary import summarize, verify  # noqa: E402
 from tersenet.files.terse import load  # noqa: E402
 from tersenet.report.size import storage  # noqa: E402

@@ -24,7 +24,7 @@ from tersenet import methods
 from tersenet.api import compress_file
 from tersenet.errors import OutputError, SizeLimitError
 from tersenet.files import atomic, parts
-from tersenet.files.restore import write_checkpoint
+from tersenet.files.checkpoint_write import write_checkpoint
 from tersenet.training.run import _read, open_run
 
 PACKAGE = str(Path(tersenet.__file__).parent)

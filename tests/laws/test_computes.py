@@ -17,7 +17,7 @@ from tersenet.core.samples import Samples
 from tersenet.core.task import Task
 from tersenet.methods import accgrad
 from tersenet.methods.lapq import Lapq
-from tersenet.methods.lapq.fake_quant import Rounded
+from tersenet.methods.lapq.fake_quant import FakeQuantNetwork
 from tersenet.methods.vlcq import tune
 from tersenet.network.calibrate import calibration, mean_loss
 from tersenet.training import phases
@@ -25,16 +25,20 @@ from tersenet.training import phases
 OTHERS = ("rtn", "vlcq")  # rtn runs no network; vlcq's last one is where it tunes (below)
 OF_ALL = {
     "lapq": [
-        {"bits": 3, "act_bits": 3, "evaluations": 20}, {"bits": 3, "act_bits": 4, "bn": "pair", "search": "lp"},
+        {"bits": 3, "act_bits": 3, "evaluations": 20}, {"bits": 3, "act_bits": 4, "bn": "scale-shift", "search": "lp"},
         {"bits": 4, "act_bits": 4, "bn": "fold", "equalise": True, "search": "l2"},
-        {"bits": 3, "ends": "keep", "search": "l2"}, {"bits": 3, "act_bits": 3, "side": "exact", "search": "l2"},
+        {"bits": 3, "first_last": "keep", "search": "l2"},
+        {"bits": 3, "act_bits": 3, "kept_dtype": "exact", "search": "l2"},
     ],
-    "lsq": [{"bits": 3, "act_bits": 4}, {"bits": 2, "bn": "pair", "ends": "keep", "granularity": "channel"}],
+    "lsq": [
+        {"bits": 3, "act_bits": 4},
+        {"bits": 2, "bn": "scale-shift", "first_last": "keep", "granularity": "channel"},
+    ],
     "pot": [{"bits": 3, "act_bits": 4}],
-    "apot": [{"bits": 3, "bn": "pair", "remedy": "freeze"}],
+    "apot": [{"bits": 3, "bn": "scale-shift", "oscillation": "freeze"}],
     "imprint": [{"average_bits": 5.0, "act_bits": 4}],
     "accgrad": [
-        {"epochs": 3, "warmup": 1, "share": 0.6, "bits": (6,)}, {"epochs": 2, "mode": "post", "bn": "pair"},
+        {"epochs": 3, "warmup": 1, "share": 0.6, "bits": (6,)}, {"epochs": 2, "mode": "post", "bn": "scale-shift"},
         {"epochs": 2, "warmup": 1, "mode": "in", "share": 0.6, "low_bits": 2},
     ],
 }  # fmt: skip
@@ -82,7 +86,7 @@ def test_the_network_that_a_method_saw_last_is_the_network_in_its_file(
     assert seen and torch.equal(outputs(back, task), outputs(seen[-1], task))
 
 
-@pytest.mark.parametrize("bn", ["keep", "pair"])
+@pytest.mark.parametrize("bn", ["keep", "scale-shift"])
 def test_the_network_that_vlcq_tuned_is_the_network_in_its_file(
     bn: str, network: nn.Module, task: Task, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -102,12 +106,12 @@ def test_every_method_is_among_them() -> None:
     assert {*OF_ALL, *OTHERS} == set(methods.names())
 
 
-@pytest.mark.parametrize("bn", ["keep", "pair"])
+@pytest.mark.parametrize("bn", ["keep", "scale-shift"])
 def test_the_loss_that_lapq_found_least_is_that_of_its_file(
     bn: str, network: nn.Module, task: Task, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found: list[float] = []
-    monkeypatch.setattr(Rounded, "loss", lambda self: found.append(mean_loss(self.module, self.batches))
+    monkeypatch.setattr(FakeQuantNetwork, "loss", lambda self: found.append(mean_loss(self.module, self.batches))
                         or found[-1])  # type: ignore[func-returns-value]  # fmt: skip
     small = made(network, "lapq", task, {"bits": 2, "act_bits": 2, "evaluations": 20, "bn": bn})
     network = small.apply_to(copy.deepcopy(network)).eval()

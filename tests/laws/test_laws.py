@@ -14,7 +14,7 @@ from tersenet import methods
 from tersenet.analysis.evaluate import evaluate
 from tersenet.core.model import CompressedModel, KeptTensor, QTensor
 from tersenet.core.task import Task
-from tersenet.files.restore import write_checkpoint
+from tersenet.files.checkpoint_write import write_checkpoint
 from tersenet.files.summary import summarize, verify
 from tersenet.lab.digits import make_task
 
@@ -151,7 +151,7 @@ def test_excluded_and_unincluded_tensors_are_kept(checkpoint: Path) -> None:
 
 
 def test_side_exact_keeps_every_bit_of_what_is_not_quantised(checkpoint: Path, trained: nn.Module) -> None:
-    model = tersenet.compress(checkpoint, "rtn", side="exact")
+    model = tersenet.compress(checkpoint, "rtn", kept_dtype="exact")
     for name, entry in model.tensors.items():
         if isinstance(entry, KeptTensor):
             assert torch.equal(entry.dequantize(), trained.state_dict()[name])
@@ -164,17 +164,18 @@ def test_sides_lose_no_more_than_two_to_the_minus_ten(checkpoint: Path, trained:
             assert ((entry.dequantize() - value).abs() <= value.abs() * 2**-10).all()
 
 
-@pytest.mark.filterwarnings("ignore:bn='pair' takes eps")
-def test_a_batch_norm_pair_computes_the_same_with_fewer_bytes(
+@pytest.mark.filterwarnings("ignore:bn='scale-shift' takes eps")
+def test_a_batch_norm_of_scale_and_shift_computes_the_same_with_fewer_bytes(
     checkpoint: Path, trained: nn.Module, task: Task, tmp_path: Path
 ) -> None:
     inputs = next(iter(task.split("test")))[0]
     keep, pair = (
-        tersenet.compress(checkpoint, "rtn", exclude=("*.weight",), side="exact", bn=bn) for bn in ("keep", "pair")
+        tersenet.compress(checkpoint, "rtn", exclude=("*.weight",), kept_dtype="exact", bn=bn)
+        for bn in ("keep", "scale-shift")
     )
     with torch.no_grad():
         a = keep.apply_to(copy.deepcopy(trained))(inputs)
         b = pair.apply_to(copy.deepcopy(trained))(inputs)
     assert torch.allclose(a, b, rtol=1e-4, atol=1e-4)
     assert tersenet.save(pair, tmp_path / "p.terse") < tersenet.save(keep, tmp_path / "k.terse")
-    assert summarize(tmp_path / "p.terse").batch_norm == "pair"
+    assert summarize(tmp_path / "p.terse").batch_norm == "scale-shift"

@@ -45,7 +45,7 @@ class Tanh(Quantizer):
             half = self.size.half()
             return QTensor(codes, Uniform(half * 2, offset=-half), self.dtype)
 
-    def anneal(self, progress: float, rate: float) -> None:
+    def anneal(self, progress: float, lr: float) -> None:
         self.beta.fill_(self.steepest**progress)
 
 

@@ -161,7 +161,7 @@ def test_a_target_ratio_is_met_by_the_accounting_of_the_file(
 
 
 def test_a_target_ratio_counts_what_is_kept(network: nn.Module, task: Task, tmp_path: Path) -> None:
-    for bn in ("keep", "pair"):
+    for bn in ("keep", "scale-shift"):
         model = tersenet.compress(
             copy.deepcopy(network),
             "accgrad",
@@ -270,7 +270,7 @@ class Tied(nn.Module):
 def test_tied_weights_are_stored_as_trained_under_any_name_and_frozen_ones_are_kept(task: Task, tmp_path: Path) -> None:
     module = Tied()
     torch.save(dict(sorted(module.state_dict().items())), tmp_path / "net.pt")
-    for method, fields in (("accgrad", FAST), ("lsq", {"epochs": 1, "ends": "same"})):
+    for method, fields in (("accgrad", FAST), ("lsq", {"epochs": 1, "first_last": "same"})):
         small = tersenet.compress(tmp_path / "net.pt", method, module=Tied(), task=task, **fields)
         entry = small.tensors["a.weight"]
         assert isinstance(entry, QTensor) and not torch.allclose(entry.dequantize(), module.z.weight, atol=1e-3)

@@ -20,10 +20,10 @@ from tersenet.core.samples import Samples
 from tersenet.core.task import Task
 from tersenet.errors import InputError, UsageError
 from tersenet.methods.vlcq import parse_shape
-from tersenet.methods.vlcq.sequential import NetworkQuantizer
+from tersenet.methods.vlcq.sequential import SequentialGptq
 from tersenet.network.batch_norm import reestimate
 from tersenet.network.calibrate import calibration, mean_loss, with_loss
-from tersenet.network.layers import find_layers, frozen
+from tersenet.network.layers import eval_without_grad, find_layers
 from tersenet.network.output_gradients import output_sensitivity
 from tersenet.network.synthesize import not_synthesised, synthesize
 
@@ -120,7 +120,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "rtn": {"bits": 8},
     "vlcq": {"calibrate": True, "images": 32, "tune": 2, "target_bits": 6.0},
     "lapq": {"bits": 8, "search": "lp", "samples": 32, "act_bits": 8},
-    "lsq": {"bits": 8, "epochs": 1, "lr": 1e-4, "distill": 0.5, "act_bits": 8, "ends": "same"},
+    "lsq": {"bits": 8, "epochs": 1, "lr": 1e-4, "distill": 0.5, "act_bits": 8, "first_last": "same"},
     "accgrad": {"mode": "post", "epochs": 1, "bits": (8, 8), "lr": 1e-4, "distill": 0.5},
 }
 
@@ -191,10 +191,10 @@ def test_padding_counts_in_no_loss_hessian_sensitivity_or_moment() -> None:
         task = token_task(extra)
         batches = calibration(task, 48)
         samples = Samples(batches)
-        with frozen(net):
+        with eval_without_grad(net):
             layers = find_layers(net, batches[0])
         found = evaluate(net, task, reference=copy.deepcopy(net).requires_grad_(False))
-        quantizer = NetworkQuantizer(net, samples, lambda name: True, lambda norm, s: None, 0)
+        quantizer = SequentialGptq(net, samples, lambda name: True, lambda norm, s: None, 0)
         own = [torch.tensor(mean_loss(net, batches)), torch.tensor([found.metric.mean, found.metric.low])]  # type: ignore[union-attr]
         own += [torch.tensor(list(hessian(net, ["first.weight", "head.weight"], batches).values()))]
         own += list(output_sensitivity(net, layers, samples).values())

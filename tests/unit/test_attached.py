@@ -49,7 +49,7 @@ def test_a_loop_of_ones_own_trains_what_compress_trains(network: nn.Module, task
 
 def test_the_penalty_does_not_forget_how_far_the_training_is(network: nn.Module, task: Task) -> None:
     inputs = next(iter(task.split("train")))[0]
-    net = tersenet.attach(network, "lsq", [inputs], bits=3, remedy="dampen").train()
+    net = tersenet.attach(network, "lsq", [inputs], bits=3, oscillation="dampen").train()
     tersenet.anneal(net, 0.5)
     half = tersenet.penalty(net).detach()
     assert half > 0 and torch.equal(tersenet.penalty(net).detach(), half)

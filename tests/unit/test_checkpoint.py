@@ -12,7 +12,7 @@ from torch import nn
 from tersenet.core.model import CompressedModel, KeptTensor
 from tersenet.errors import CheckpointError, FormatError, OutputError
 from tersenet.files.checkpoint import open_checkpoint, open_module
-from tersenet.files.restore import write_checkpoint
+from tersenet.files.checkpoint_write import write_checkpoint
 
 STATE = {
     "a.weight": torch.randn(4, 3),

@@ -100,7 +100,7 @@ def test_codes_are_integers_that_rebuild_the_values(file: Path, tmp_path: Path) 
         (
             ["compress", "{net}", "-o", "{tmp}/o.terse", "--bn", "drop"],
             2,
-            "--bn drop: expected 'keep', 'pair' or 'fold'",
+            "--bn drop: expected 'keep', 'scale-shift' or 'fold'",
         ),
         (["compress", "{net}", "-o", "{tmp}/o.terse", "--bn", "fold"], 2, "--model"),
         (["compress", "{net}", "-o", "{tmp}/o.terse", "--model", "imaginary"], 2, "they are resnet20"),

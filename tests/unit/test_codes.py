@@ -13,7 +13,7 @@ from tersenet.core.grid import Codebook, FixedPoint, Uniform
 from tersenet.core.levels import Integers, Points
 from tersenet.core.model import CompressedModel, Entry, KeptTensor, QTensor
 from tersenet.errors import OutputError
-from tersenet.files.restore import write_checkpoint
+from tersenet.files.checkpoint_write import write_checkpoint
 
 
 def codes(*shape: int, low: int = -8, high: int = 7, kind: torch.dtype = torch.int8) -> Tensor:
@@ -63,7 +63,7 @@ INPUTS = {
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     write_checkpoint(
-        CompressedModel(ENTRIES, {"tied": "one scale"}, activations=INPUTS, batch_norm="pair"),
+        CompressedModel(ENTRIES, {"tied": "one scale"}, activations=INPUTS, batch_norm="scale-shift"),
         tmp_path / "c.safetensors",
         codes=True,
     )

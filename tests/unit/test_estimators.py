@@ -19,9 +19,9 @@ UNIFORM, UNEVEN, SIGNS = Integers(-2, 2), Points((-2, -1, 0, 1, 3)), Integers(-1
 
 
 def rounding(
-    x: Tensor, levels: Levels = UNIFORM, progress: float = 0.5, scale: float = 1.0, rate: float = 0.1
+    x: Tensor, levels: Levels = UNIFORM, progress: float = 0.5, scale: float = 1.0, lr: float = 0.1
 ) -> Rounding:
-    return Rounding(x, levels.nearest(x), levels, torch.tensor(scale), torch.tensor(progress), torch.tensor(rate))
+    return Rounding(x, levels.nearest(x), levels, torch.tensor(scale), torch.tensor(progress), torch.tensor(lr))
 
 
 def slope(rule: Callable[..., Tensor], x: Tensor, **given: float | Levels) -> Tensor:
@@ -55,10 +55,10 @@ def test_qea_on_a_uniform_grid_is_ewgs_inside_the_range() -> None:
 
 
 def test_qea_project_lands_between_the_step_and_the_level_next_to_it() -> None:
-    g, scale, rate, progress = torch.randn(63, generator=torch.Generator().manual_seed(0)), 0.5, 0.1, 0.5
+    g, scale, lr, progress = torch.randn(63, generator=torch.Generator().manual_seed(0)), 0.5, 0.1, 0.5
     w = X * scale
-    landed = w - rate * rules.qea_project(g, rounding(X, progress=progress, scale=scale, rate=rate), beta=0.4)
-    step = w - rate * g
+    landed = w - lr * rules.qea_project(g, rounding(X, progress=progress, scale=scale, lr=lr), beta=0.4)
+    step = w - lr * g
     level = scale * UNIFORM.nearest(step / scale)
     assert torch.allclose(landed, 0.8 * step + 0.2 * level, atol=1e-6)
 
@@ -197,7 +197,7 @@ def test_noise_has_the_expectation_of_the_clipped_value(kind: str) -> None:
 
 
 def swings(
-    rule: Callable[..., Tensor], remedy: str = "none", strength: float = 1.0, steps: int = 3000
+    rule: Callable[..., Tensor], oscillation: str = "none", strength: float = 1.0, steps: int = 3000
 ) -> tuple[int, Tensor]:
     """Level changes in the last 1000 steps of min (q(w) - 0.3)^2 / 2, rate 0.02, levels the integers; and the
     weight."""
@@ -205,12 +205,12 @@ def swings(
     freezer, changes, before = Freezer(levels.nearest(w)), 0, 0.0
     for step in range(steps):
         progress = torch.tensor(step / steps)
-        if remedy == "freeze":
+        if oscillation == "freeze":
             freezer.watch(w, levels, progress)
         at = Rounding(w, levels.nearest(w), levels, torch.ones(()), progress, torch.tensor(0.02))
         q = torch.where(freezer.frozen, freezer.level, at.q)
         g = rule(q - 0.3, at) * ~freezer.frozen
-        if remedy == "dampen":
+        if oscillation == "dampen":
             latent = w.clone().requires_grad_()
             (strength * (latent - levels.nearest(w)).square().sum()).backward()
             g = g + latent.grad

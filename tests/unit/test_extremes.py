@@ -21,7 +21,7 @@ from tersenet.errors import (
     UsageError,
     WeightError,
 )
-from tersenet.files.restore import write_checkpoint
+from tersenet.files.checkpoint_write import write_checkpoint
 
 pytestmark = pytest.mark.filterwarnings("ignore:.* has no batch-norm statistics")
 
@@ -61,7 +61,7 @@ class Net(nn.Module):
 WAYS = ["plain", "skip before the norm", "in place", "relu in place", "functional", "tied weight", "tied norms"]
 
 
-@pytest.mark.parametrize("bn", ["pair", "fold"])
+@pytest.mark.parametrize("bn", ["scale-shift", "fold"])
 @pytest.mark.parametrize("way", WAYS)
 def test_a_batch_norm_is_merged_only_where_it_alone_sees_its_layer(way: str, bn: str) -> None:
     net, x = Net(way), torch.randn(4, 8, 12, 12)

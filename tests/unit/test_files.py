@@ -53,7 +53,7 @@ MODEL = CompressedModel(
     provenance={"method": "test", "fields": {"bits": 3}},
     layout={"shards": {"a.safetensors": ["tensor"], "b.safetensors": [n for n in (*ENTRIES, "tied") if n != "tensor"]}},
     attachments={"config.json": b"{}", "vocab/words.txt": bytes(range(256)) * 9},
-    batch_norm="pair",
+    batch_norm="scale-shift",
 )
 
 

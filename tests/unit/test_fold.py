@@ -93,4 +93,4 @@ def test_rewriting_needs_the_code_and_something_to_rewrite(network: nn.Module, c
     with pytest.raises(UsageError, match="no two layers follow"):
         tersenet.compress(plain, "rtn", equalise=True)
     with pytest.raises(UsageError, match="needs batch norm folded"):
-        tersenet.compress(network, "rtn", bn="pair", equalise=True)
+        tersenet.compress(network, "rtn", bn="scale-shift", equalise=True)

@@ -14,8 +14,8 @@ from tersenet.api import compress_file
 from tersenet.core.model import CompressedModel, KeptTensor
 from tersenet.errors import CheckpointError, FormatError, OutputError
 from tersenet.files.checkpoint import Checkpoint, open_checkpoint
+from tersenet.files.checkpoint_write import write_checkpoint
 from tersenet.files.names import check_paths
-from tersenet.files.restore import write_checkpoint
 from tersenet.methods import get
 
 STATE = {"a": torch.randn(16, 16), "b": torch.randn(16, 16)}

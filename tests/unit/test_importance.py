@@ -17,14 +17,14 @@ from tersenet.network.calibrate import mean_loss
 from tersenet.network.features import taps
 
 
-def test_features_are_behind_batch_norm_and_activation_and_before_pooling() -> None:
+def test_features_are_after_batch_norm_and_activation_and_before_pooling() -> None:
     found = taps(build("digits").eval(), torch.randn(2, 1, 8, 8))
     assert [tap.path for tap in found] == ["conv1", "conv2", "conv3"]  # the classifier is left out
     assert [tuple(tap.features.shape[2:]) for tap in found] == [(8, 8), (4, 4), (2, 2)]
     assert all(float(tap.features.min()) == 0 for tap in found)
 
 
-def test_a_residual_block_is_tapped_behind_its_addition_and_its_layers_share_the_score() -> None:
+def test_a_residual_block_is_tapped_after_its_addition_and_its_layers_share_the_score() -> None:
     net = build("resnet20").eval()
     x = torch.randn(2, 3, 32, 32)
     found = taps(net, x)

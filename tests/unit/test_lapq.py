@@ -17,7 +17,7 @@ from tersenet.core.task import Task
 from tersenet.errors import InputError, UsageError
 from tersenet.files.checkpoint import open_module
 from tersenet.methods.lapq import vertex
-from tersenet.methods.lapq.fake_quant import Rounded, WeightGrid, norm_clip, rounded_plainly
+from tersenet.methods.lapq.fake_quant import FakeQuantNetwork, WeightGrid, norm_clip, rounded_plainly
 
 
 def gauss(seed: int = 0) -> Tensor:
@@ -71,9 +71,9 @@ def test_the_parabola_gives_its_vertex_only_where_it_is_a_minimum_inside() -> No
     assert vertex(p, [1.0] * 5) is None
 
 
-def prepared(network: nn.Module, task: Task, **fields: Any) -> tuple[Any, Rounded]:
+def prepared(network: nn.Module, task: Task, **fields: Any) -> tuple[Any, FakeQuantNetwork]:
     method = methods.get("lapq")(**fields)
-    return method, method.prepare(open_module(network), network, task.for_method())
+    return method, method.fake_quant_network(open_module(network), network, task.for_method())
 
 
 def loss_of(network: nn.Module, task: Task, **fields: Any) -> float:
@@ -115,14 +115,14 @@ def test_the_evaluations_are_capped_and_the_best_point_is_kept(network: nn.Modul
 
 
 def test_the_policy_for_first_and_last_layers_is_followed_and_recorded(network: nn.Module, task: Task) -> None:
-    for ends, wide in (("8", True), ("keep", False), ("same", False)):
-        small = tersenet.compress(network, "lapq", task=task, bits=2, act_bits=4, search="l2", ends=ends)
+    for first_last, wide in (("8", True), ("keep", False), ("same", False)):
+        small = tersenet.compress(network, "lapq", task=task, bits=2, act_bits=4, search="l2", first_last=first_last)
         first = small.tensors["conv1.weight"]
-        assert isinstance(first, QTensor) == (ends != "keep")
+        assert isinstance(first, QTensor) == (first_last != "keep")
         assert (isinstance(first, QTensor) and first.codes.unique().numel() > 4) == wide
-        assert ("linear" in small.activations) == (ends == "same")
+        assert ("linear" in small.activations) == (first_last == "same")
         assert all(isinstance(value, Activation) for value in small.activations.values())
-        assert small.provenance["fields"]["ends"] == ends
+        assert small.provenance["fields"]["first_last"] == first_last
 
 
 def test_it_needs_calibration_data_and_never_sees_the_test_split(network: nn.Module, task: Task) -> None:

@@ -57,7 +57,7 @@ def trained(kind: type[nn.Module]) -> nn.Module:
     return net.eval()
 
 
-@pytest.mark.parametrize("bn", ["keep", "pair", "fold"])
+@pytest.mark.parametrize("bn", ["keep", "scale-shift", "fold"])
 @pytest.mark.parametrize("kind", [Mixed, Twice])
 def test_the_output_hardly_moves_at_eight_bits(kind: type[nn.Module], bn: str) -> None:
     net = trained(kind)
@@ -77,5 +77,5 @@ def test_networks_of_every_precision_are_compressed(dtype: torch.dtype) -> None:
 
 def test_a_network_of_which_nothing_is_quantised_is_kept_whole() -> None:
     net = trained(Mixed)
-    small = tersenet.compress(net, "vlcq", exclude=("*",), side="exact")
+    small = tersenet.compress(net, "vlcq", exclude=("*",), kept_dtype="exact")
     assert all(torch.equal(value, net.state_dict()[name]) for name, value in small.state_dict().items())

@@ -17,7 +17,7 @@ from tersenet import Checkpoint
 from tersenet.api import compress_file, load_network
 from tersenet.errors import CheckpointError, KeyMismatchError
 from tersenet.files.checkpoint import open_checkpoint
-from tersenet.files.restore import write_checkpoint
+from tersenet.files.checkpoint_write import write_checkpoint
 from tersenet.methods.rtn import Rtn
 
 
@@ -138,7 +138,7 @@ def test_a_pickled_folder_opens_and_comes_back_shard_by_shard(tmp_path: Path, ne
     weight_map = {name: shard for shard, part in shards.items() for name in part}
     (folder / "pytorch_model.bin.index.json").write_text(repr({"weight_map": weight_map}).replace("'", '"'))
     (folder / "config.json").write_text("{}")
-    compress_file(folder, tmp_path / "x.terse", Rtn(include=("fc.weight",), exclude=("*",), side="exact"))
+    compress_file(folder, tmp_path / "x.terse", Rtn(include=("fc.weight",), exclude=("*",), kept_dtype="exact"))
     write_checkpoint(tersenet.load(tmp_path / "x.terse"), tmp_path / "back")
     assert sorted(p.name for p in folder.iterdir()) == sorted(p.name for p in (tmp_path / "back").iterdir())
     for shard in shards:

@@ -25,7 +25,7 @@ from tersenet.files.checkpoint import open_module
 from tersenet.lab.digits import make_task
 from tersenet.lab.models import build
 
-WHOLE: dict[str, bytes] = {}  # what a training gives that nobody stops, by its remedy
+WHOLE: dict[str, bytes] = {}  # what a training gives that nobody stops, by what is done against oscillation
 
 
 class Stop(Exception):
@@ -50,13 +50,13 @@ class Interrupted:
             yield self.batches[i][0] + 0.01 * torch.randn(1), self.batches[i][1]
 
 
-@pytest.mark.parametrize("remedy", ["stochastic", "freeze"])
+@pytest.mark.parametrize("oscillation", ["stochastic", "freeze"])
 @pytest.mark.parametrize("at", [13, 22, 29])
 def test_a_stopped_training_goes_on_to_the_same_bytes(
-    at: int, remedy: str, network: nn.Module, task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    at: int, oscillation: str, network: nn.Module, task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tersenet.training.run.EVERY", 0.0)
-    method = methods.get("lsq")(bits=3, act_bits=4, epochs=1, stages=(4,), remedy=remedy)  # type: ignore[call-arg]
+    method = methods.get("lsq")(bits=3, act_bits=4, epochs=1, stages=(4,), oscillation=oscillation)  # type: ignore[call-arg]
     batches = [(inputs[:32], targets[:32]) for inputs, targets in task.split("train")]
     source = open_module(network)
 
@@ -67,12 +67,12 @@ def test_a_stopped_training_goes_on_to_the_same_bytes(
         tersenet.save(small, tmp_path / f"{folder}.terse", force=True)
         return (tmp_path / f"{folder}.terse").read_bytes()
 
-    if remedy not in WHOLE:
-        WHOLE[remedy] = result("whole", -1, False)
+    if oscillation not in WHOLE:
+        WHOLE[oscillation] = result("whole", -1, False)
     with pytest.raises(Stop):
         result("parts", at, False)
-    assert result("parts", -1, True) == WHOLE[remedy]
-    assert result("parts", -1, True) == WHOLE[remedy]  # resuming a finished training gives its result
+    assert result("parts", -1, True) == WHOLE[oscillation]
+    assert result("parts", -1, True) == WHOLE[oscillation]  # resuming a finished training gives its result
 
 
 def in_process(command: list[str]) -> None:
@@ -125,7 +125,7 @@ def test_a_training_starts_from_the_latent_weights_of_another(network: nn.Module
     first = RunFolder(tmp_path / "a")
     list(methods.get("lsq")(epochs=1, lr=0.05).compress(Job(source, network, task.for_method(), first)))  # type: ignore[call-arg]
     second = RunFolder(tmp_path / "b", start=tmp_path / "a")
-    moved = methods.get("lsq")(epochs=0, bits=32, side="exact")  # type: ignore[call-arg]
+    moved = methods.get("lsq")(epochs=0, bits=32, kept_dtype="exact")  # type: ignore[call-arg]
     pieces = dict(moved.compress(Job(source, network, task.for_method(), second)))
     latent = torch.load(tmp_path / "a" / "last.pt", weights_only=True)["finished"]
     assert torch.equal(pieces["conv2.weight"].tensor, latent["conv2.weight"])  # type: ignore[union-attr]

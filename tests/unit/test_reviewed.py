@@ -35,7 +35,7 @@ def test_a_sample_of_images_sees_every_column() -> None:
 def test_training_from_a_file_without_batch_norm_statistics_is_refused(
     network: nn.Module, task: Task, tmp_path: Path
 ) -> None:
-    tersenet.save(tersenet.compress(network, "lsq", task=task, epochs=0, bn="pair"), tmp_path / "x.terse")
+    tersenet.save(tersenet.compress(network, "lsq", task=task, epochs=0, bn="scale-shift"), tmp_path / "x.terse")
     method, source = methods.get("lsq")(), open_module(network)
     with pytest.raises(UsageError, match="nothing can be trained from it"):
         list(method.compress(Job(source, network, task, RunFolder(start=tmp_path / "x.terse"))))
@@ -53,7 +53,7 @@ def test_without_a_rate_the_projecting_rule_does_not_pull() -> None:
 def test_small_inputs_of_powers_of_two_have_small_clips() -> None:
     net = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
     x = torch.rand(32, 64) * 0.1
-    small = tersenet.freeze(tersenet.attach(net, "pot", [x], bits=4, act_bits=4, ends="same"))
+    small = tersenet.freeze(tersenet.attach(net, "pot", [x], bits=4, act_bits=4, first_last="same"))
     assert small.activations["0"].scale * small.activations["0"].levels.high < 0.11
 
 
@@ -100,7 +100,7 @@ class Twice(nn.Module):
 
 
 def test_an_input_that_is_ever_negative_is_signed(task: Task) -> None:
-    small = tersenet.compress(Twice(), "lapq", task=task, bits=8, act_bits=8, search="l2", ends="same")
+    small = tersenet.compress(Twice(), "lapq", task=task, bits=8, act_bits=8, search="l2", first_last="same")
     assert small.activations["shared"].levels.low < 0
 
 

@@ -20,8 +20,8 @@ from tersenet.analysis.intervals import paired
 from tersenet.core.task import Task
 from tersenet.errors import BudgetError, InputError, OutputError, UsageError
 from tersenet.lab import digits
+from tersenet.search import runner
 from tersenet.search import within as budgets
-from tersenet.search import workshop
 from tersenet.search.folder import hash_of
 from tersenet.search.search import boundary, frontier
 from tersenet.search.target import Target
@@ -103,7 +103,7 @@ def test_the_test_split_is_read_once_at_the_end_and_not_again(
     watched = replace(task, test=Counted())
     first = within(checkpoint, tmp_path / "o.terse", network, watched, max_drop=6.0)
     again = within(checkpoint, tmp_path / "o.terse", network, watched, max_drop=6.0)
-    assert reads == [len(first.trials)] and again.test == first.test and again.looks == 1
+    assert reads == [len(first.trials)] and again.test == first.test and again.test_looks == 1
     assert first.test is not None and first.test.n == 500
 
 
@@ -118,7 +118,7 @@ def test_an_interrupted_search_goes_on_to_the_same_file(
     task = replace(task, train=list(task.split("train"))[:3])
     whole = within(checkpoint, tmp_path / "whole.terse", network, task, method, max_drop=6.0)
     made: list[int] = []
-    original = workshop.write
+    original = runner.write
 
     def stops(*given: Any, **named: Any) -> int:
         made.append(1)
@@ -126,7 +126,7 @@ def test_an_interrupted_search_goes_on_to_the_same_file(
             raise KeyboardInterrupt
         return original(*given, **named)
 
-    monkeypatch.setattr(workshop, "write", stops)
+    monkeypatch.setattr(runner, "write", stops)
     for _ in range(4):
         outcome = within(checkpoint, tmp_path / "cut.terse", network, task, method, max_drop=6.0)
         assert hash_of(tmp_path / "cut.terse") == outcome.best.digest  # the best so far is always there
@@ -225,13 +225,15 @@ def test_the_frontier_has_no_trial_that_another_beats() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:Sequential has no batch-norm statistics")
-def test_auto_goes_from_cheap_to_dear_and_is_smaller_than_without_data(task: Task, tmp_path: Path) -> None:
+def test_auto_tries_data_free_methods_first_and_is_smaller_than_without_data(task: Task, tmp_path: Path) -> None:
     torch.manual_seed(0)
     layers = [nn.Flatten(), nn.Linear(64, 96), nn.ReLU(), nn.Linear(96, 64), nn.ReLU(), nn.Linear(64, 10)]
     network, checkpoint = digits.train(nn.Sequential(*layers), task, epochs=10), tmp_path / "net.safetensors"
     save_file(network.state_dict(), checkpoint)
     said: list[str] = []
-    outcome = budgets.auto(checkpoint, tmp_path / "a.terse", module=network, task=task, max_drop=6.0, say=said.append)
+    outcome = budgets.auto(
+        checkpoint, tmp_path / "a.terse", module=network, task=task, max_drop=6.0, on_message=said.append
+    )
     names = [trial.name for trial in outcome.trials]
     assert names[0].startswith("vlcq") and "calibrate=True" in names[-1] and outcome.holds
     kinds = ["calibrate" in name for name in names]

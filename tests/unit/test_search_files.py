@@ -23,7 +23,7 @@ from tersenet.errors import (
     UsageError,
 )
 from tersenet.files.lock import locked
-from tersenet.search import workshop
+from tersenet.search import runner
 from tersenet.search.folder import hash_of
 from tersenet.search.search import Search
 from tersenet.search.trials import Trial, Trials
@@ -148,7 +148,7 @@ def test_a_full_disk_keeps_the_best_file_and_the_search_goes_on(
     def write(*given: Any, **named: Any) -> int:
         raise OutputError("no space left")
 
-    monkeypatch.setattr(workshop, "write", write)
+    monkeypatch.setattr(runner, "write", write)
     with pytest.raises(OutputError, match=r"no space left; the best file so far"):
         within()
     monkeypatch.undo()
@@ -158,24 +158,24 @@ def test_a_full_disk_keeps_the_best_file_and_the_search_goes_on(
 
 
 def test_a_file_that_appears_during_a_search_is_not_replaced(within: Any, tmp_path: Path) -> None:
-    def say(text: str) -> None:
+    def on_message(text: str) -> None:
         if "rtn bits=5" in text:
             (tmp_path / "o.terse").unlink()
             (tmp_path / "o.terse").write_bytes(b"mine")
 
     with pytest.raises(OutputError, match="written by something else"):
-        within(say=say)
+        within(on_message=on_message)
     assert (tmp_path / "o.terse").read_bytes() == b"mine"
 
 
 def test_a_file_that_disappears_during_a_search_is_no_success(within: Any, tmp_path: Path) -> None:
     whole = within()
 
-    def say(text: str) -> None:
+    def on_message(text: str) -> None:
         (tmp_path / "o.terse").unlink(missing_ok=True)
 
     with pytest.raises(OutputError, match="the same command makes it again"):
-        within(say=say, force=True)
+        within(on_message=on_message, force=True)
     assert within().best.digest == whole.best.digest == hash_of(tmp_path / "o.terse")
 
 

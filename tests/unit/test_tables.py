@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import tersenet
-from tersenet.api import compress_file, prepared
+from tersenet.api import compress_file, open_inputs
 from tersenet.core.model import KeptTensor, QTensor
 from tersenet.core.task import Task
 from tersenet.errors import WeightError
@@ -65,7 +65,7 @@ def test_no_small_weight_is_one_by_chance(shape: tuple[int, ...], seed: int) -> 
 
 
 def test_the_networks_of_the_lab_have_no_tables(checkpoint: Path) -> None:
-    source, _ = prepared(checkpoint, None)
+    source, _ = open_inputs(checkpoint, None)
     assert not any(spec.computed for spec in source.specs.values())
 
 
@@ -81,7 +81,7 @@ def bare(tmp_path: Path) -> Path:
 def test_tables_of_a_bare_checkpoint_come_back_exactly(method: str, bare: Path, tmp_path: Path) -> None:
     size = compress_file(bare, tmp_path / "x.terse", get(method)())
     model = tersenet.load(tmp_path / "x.terse")
-    state, original = model.state_dict(), prepared(bare, None)[0]
+    state, original = model.state_dict(), open_inputs(bare, None)[0]
     assert isinstance(model.tensors["w"], QTensor) and size < 16_000
     assert all(torch.equal(state[name], original.read(name)) for name in ("pos", "mask", "rates"))
     reasons = {row.name: row.reason for row in summarize(tmp_path / "x.terse").rows}
@@ -148,10 +148,10 @@ def test_a_buffer_is_kept_even_if_it_is_included() -> None:
 def test_a_parameter_that_is_trained_is_a_weight_and_a_frozen_table_is_none() -> None:
     network = nn.Module()
     network.trained, network.frozen = nn.Parameter(POSITIONS), nn.Parameter(POSITIONS.clone(), False)
-    source, _ = prepared(network, None)
+    source, _ = open_inputs(network, None)
     assert (source.specs["trained"].computed, source.specs["frozen"].computed) == ("", "table")
 
 
 def test_statistics_of_batch_norm_are_no_buffers_to_keep_exactly() -> None:
-    source, _ = prepared(nn.BatchNorm2d(64), None)
+    source, _ = open_inputs(nn.BatchNorm2d(64), None)
     assert not any(spec.computed for spec in source.specs.values())

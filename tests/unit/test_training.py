@@ -23,7 +23,7 @@ from tersenet.network.batch_norm import reestimate
 from tersenet.quantizers import attach
 
 TRAINED = ["apot", "lsq", "pot"]
-REMEDIES = ["none", "dampen", "freeze", "stochastic", "uniform"]
+AGAINST_OSCILLATION = ["none", "dampen", "freeze", "stochastic", "uniform"]
 
 
 def train_a_little(net: nn.Module, task: Task, steps: int = 6) -> None:
@@ -43,15 +43,22 @@ def inputs_of(task: Task) -> list[Tensor]:
     return [inputs for inputs, _ in list(task.split("train"))[:2]]
 
 
-@pytest.mark.parametrize("remedy", REMEDIES)
+@pytest.mark.parametrize("oscillation", AGAINST_OSCILLATION)
 @pytest.mark.parametrize("granularity", ["tensor", "channel"])
 @pytest.mark.parametrize("name", TRAINED)
 def test_the_frozen_model_computes_what_the_trained_one_computed(
-    name: str, granularity: str, remedy: str, network: nn.Module, task: Task, tmp_path: Path
+    name: str, granularity: str, oscillation: str, network: nn.Module, task: Task, tmp_path: Path
 ) -> None:
     fresh = copy.deepcopy(network)
     net = tersenet.attach(
-        network, name, inputs_of(task), bits=3, act_bits=3, granularity=granularity, remedy=remedy, ends="same"
+        network,
+        name,
+        inputs_of(task),
+        bits=3,
+        act_bits=3,
+        granularity=granularity,
+        oscillation=oscillation,
+        first_last="same",
     )
     train_a_little(net, task)
     small = tersenet.freeze(net)
@@ -72,7 +79,7 @@ def test_a_network_without_batch_norm_is_quantised_in_its_own_units(name: str) -
     with torch.no_grad():
         net[2].weight.mul_(7).add_(0.5)
     expected = copy.deepcopy(net)
-    tersenet.attach(net, name, [torch.randn(32, 64)], bits=5 if name == "pot" else 6, ends="same")
+    tersenet.attach(net, name, [torch.randn(32, 64)], bits=5 if name == "pot" else 6, first_last="same")
     x = torch.randn(100, 64)
     assert (net(x) - expected(x)).norm() < (0.35 if name == "pot" else 0.12) * expected(x).norm()
     fresh = tersenet.freeze(net).apply_to(copy.deepcopy(expected))
@@ -90,16 +97,18 @@ def test_half_precision_checkpoints_train_and_come_back_in_their_precision(dtype
             assert torch.equal(entry.dequantize().float(), exact.to(dtype).float())
 
 
-def test_ends_are_8_bits_kept_or_like_the_others(network: nn.Module, task: Task) -> None:
-    for ends, codes in (("8", 256), ("same", 4), ("keep", 0)):
-        small = tersenet.compress(network, "lsq", task=task, epochs=0, bits=2, act_bits=2, ends=ends, include=("*t",))
+def test_first_and_last_layer_are_8_bits_kept_or_like_the_others(network: nn.Module, task: Task) -> None:
+    for first_last, codes in (("8", 256), ("same", 4), ("keep", 0)):
+        small = tersenet.compress(
+            network, "lsq", task=task, epochs=0, bits=2, act_bits=2, first_last=first_last, include=("*t",)
+        )
         last = small.tensors["linear.weight"]
         assert isinstance(last, KeptTensor) if codes == 0 else last.codes.unique().numel() <= codes  # type: ignore[union-attr]
-        assert ("linear" in small.activations) == (ends == "same")
+        assert ("linear" in small.activations) == (first_last == "same")
 
 
 def test_32_bits_is_fine_tuning_in_full_precision(network: nn.Module, task: Task) -> None:
-    small = tersenet.compress(network, "lsq", task=task, epochs=1, bits=32, side="exact")
+    small = tersenet.compress(network, "lsq", task=task, epochs=1, bits=32, kept_dtype="exact")
     assert not small.activations and all(isinstance(entry, KeptTensor) for entry in small.tensors.values())
     assert not torch.equal(small.tensors["conv1.weight"].dequantize(), network.conv1.weight)  # type: ignore[arg-type]
 
@@ -138,7 +147,7 @@ def test_training_leaves_the_given_network_as_it_was(network: nn.Module, task: T
 @pytest.mark.parametrize("kind", ["lsq", "rcf", "pact", "minmax", "ema", "percentile", "mse"])
 def test_every_way_to_find_a_range_works_at_8_bits(kind: str, network: nn.Module, task: Task) -> None:
     fresh = copy.deepcopy(network)
-    small = tersenet.compress(network, "lsq", task=task, epochs=0, bits=8, act_bits=8, range=kind)
+    small = tersenet.compress(network, "lsq", task=task, epochs=0, bits=8, act_bits=8, act_range=kind)
     result = evaluate(small.apply_to(copy.deepcopy(fresh)), task, reference=fresh)
     assert result.agreement is not None and result.agreement.mean > 0.97
 
@@ -154,7 +163,7 @@ def test_observed_ranges_are_what_they_say(network: nn.Module, task: Task) -> No
     tops = [float(part.max()) for part in seen]
     expected = {"minmax": max(tops), "ema": 0.9 * tops[0] + 0.1 * tops[1]}
     for kind, top in expected.items():
-        net = tersenet.attach(copy.deepcopy(network), "lsq", inputs, bits=32, act_bits=8, range=kind)
+        net = tersenet.attach(copy.deepcopy(network), "lsq", inputs, bits=32, act_bits=8, act_range=kind)
         assert tersenet.freeze(net).activations["conv2"].scale * 255 == pytest.approx(top, rel=2e-3)
 
 
@@ -209,7 +218,7 @@ def test_bad_input_is_a_clear_error(network: nn.Module, task: Task, tmp_path: Pa
 
 
 def test_a_layer_that_never_runs_keeps_its_weights_quantised_but_has_no_input(task: Task) -> None:
-    small = tersenet.compress(Wider(), "lsq", task=task, epochs=0, act_bits=4, ends="same")
+    small = tersenet.compress(Wider(), "lsq", task=task, epochs=0, act_bits=4, first_last="same")
     assert isinstance(small.tensors["idle.weight"], QTensor) and "idle" not in small.activations
 
 
@@ -239,7 +248,7 @@ def test_channels_of_zeros_and_large_weights_stay_finite(network: nn.Module, tas
         network.conv2.weight[:5] = 0  # type: ignore[union-attr,index]
         network.linear.weight.mul_(3e5)  # type: ignore[union-attr,operator]
     for name in TRAINED:
-        small = tersenet.compress(network, name, task=task, epochs=1, lr=1e-6, granularity="channel", ends="same")
+        small = tersenet.compress(network, name, task=task, epochs=1, lr=1e-6, granularity="channel", first_last="same")
         for entry in small.tensors.values():
             assert torch.isfinite(entry.dequantize()).all()
 
@@ -255,7 +264,7 @@ def test_tied_weights_are_quantised_once_and_stay_tied(task: Task) -> None:
             return self.head(torch.relu(self.b(torch.relu(self.a(x.flatten(1))))))  # type: ignore[no-any-return]
 
     net = Net()
-    small = tersenet.compress(net, "lsq", task=task, epochs=1, bits=3, ends="same")
+    small = tersenet.compress(net, "lsq", task=task, epochs=1, bits=3, first_last="same")
     assert small.aliases == {"b.weight": "a.weight"} and isinstance(small.tensors["a.weight"], QTensor)
     small.apply_to(net)
     assert torch.equal(net.a.weight, net.b.weight)

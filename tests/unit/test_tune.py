@@ -37,7 +37,7 @@ def far(small: CompressedModel, network: nn.Module, inputs: Tensor) -> float:
         return float(distance(small.apply_to(copy.deepcopy(network)).eval()(inputs), network.eval()(inputs), "classes"))
 
 
-@pytest.mark.parametrize("bn", ["keep", "pair"])
+@pytest.mark.parametrize("bn", ["keep", "scale-shift"])
 def test_tuned_files_are_nearer_to_the_network_on_other_images_and_keep_its_statistics(
     bn: str, network: nn.Module, seen: Task
 ) -> None:
@@ -73,7 +73,7 @@ def test_targets_are_not_looked_at(network: nn.Module, task: Task) -> None:
 
 def test_what_does_not_help_on_held_out_images_is_not_done(network: nn.Module, task: Task) -> None:
     network.eval()
-    same = tersenet.compress(network, "rtn", bits=8, include=("conv1.weight",), exclude=("*",), side="exact")
+    same = tersenet.compress(network, "rtn", bits=8, include=("conv1.weight",), exclude=("*",), kept_dtype="exact")
     names = [name for name, _ in network.named_parameters()]
     assert tuned(network, same, Samples(task.batches("calibration")), names, 4, 0) == {}
     small = tersenet.compress(network, "rtn", bits=2)

@@ -10,16 +10,16 @@ from torch import nn
 
 import tersenet
 from tersenet.analysis.evaluate import evaluate
-from tersenet.api import prepared as prepared_source
+from tersenet.api import open_inputs
 from tersenet.core.method import Job
 from tersenet.core.model import Entry
 from tersenet.core.task import Task
 from tersenet.errors import BudgetError, InputError, UsageError, WeightError
 from tersenet.files.summary import summarize
 from tersenet.methods import get
+from tersenet.methods.vlcq.data_free_feedback import _reference, feedback, round_with_feedback
 from tersenet.methods.vlcq.entropy import entropy, rounded_entropy, solve_step
-from tersenet.methods.vlcq.prior import _reference, feedback, round_with_feedback
-from tersenet.network.gptq import inverse_factor, retarget, round_compensated
+from tersenet.network.gptq import inverse_factor, match_outputs, round_compensated
 from tersenet.network.layers import find_layers, input_of, patches
 from tersenet.network.synthesize import guess_shape, synthesize
 
@@ -63,7 +63,7 @@ def test_compensation_lowers_the_output_error_and_retargeting_recovers_a_drift()
     ]
     assert errors[0] < 0.6 * errors[1]
     drifted = inputs * 1.3
-    new = retarget(weight, drifted.T @ drifted, (inputs - drifted).T @ drifted, 1e-9)
+    new = match_outputs(weight, drifted.T @ drifted, (inputs - drifted).T @ drifted, 1e-9)
     assert torch.allclose(new, weight / 1.3, atol=1e-3)
 
 
@@ -137,8 +137,8 @@ def test_a_budget_that_cannot_be_met_says_how_near_it_came(checkpoint: Path) -> 
     assert caught.value.nearest is not None and caught.value.nearest > 500
 
 
-@pytest.mark.filterwarnings("ignore:bn='pair' takes eps")
-@pytest.mark.parametrize("bn", ["keep", "pair", "fold"])
+@pytest.mark.filterwarnings("ignore:bn='scale-shift' takes eps")
+@pytest.mark.parametrize("bn", ["keep", "scale-shift", "fold"])
 def test_the_networks_code_helps_at_equal_bytes(checkpoint: Path, network: nn.Module, task: Task, bn: str) -> None:
     reference, errors = copy.deepcopy(network), []
     inputs = torch.cat([x for x, _ in task.split("test")])
@@ -210,9 +210,9 @@ def test_bad_weights_and_contradicting_options_are_refused(network: nn.Module) -
 def test_a_nominal_rate_is_that_of_plain_rounding_and_the_same_file_whatever_was_made_before(
     network: nn.Module, task: Task, tmp_path: Path
 ) -> None:
-    source, module = prepared_source(network, network)
+    source, module = open_inputs(network, network)
     method = get("vlcq")(calibrate=True, images=64)
-    pieces = method.prepared(Job(source, module, task))
+    pieces = method.prepare(Job(source, module, task))
     sizes: list[int] = []
     first: dict[str, Entry] = {}
     for bits in (4.0, 0.5, 4.0):

@@ -12,7 +12,7 @@ from tersenet.cli.wording import in_flags
     ("python", "flags"),
     [
         ("x.terse exists: give force=True, or another", "x.terse exists: give --force, or another"),
-        ("bn='fold' needs module=, or bn=\"pair\".", "--bn fold needs --model, or --bn pair."),
+        ("bn='fold' needs module=, or bn=\"scale-shift\".", "--bn fold needs --model, or --bn scale-shift."),
         ("the code (module=) and data (task=)", "the code (--model) and data (--task)"),
         ("give max_output=123.", "give --max-output 123."),
         ("lr=-1: expected a number", "--lr -1: expected a number"),
@@ -43,8 +43,11 @@ def test_everything_else_stays(text: str) -> None:
 
 def test_an_error_of_a_command_names_its_flags(checkpoint: Path, tmp_path: Path, capsys) -> None:
     for options, says in (
-        (["--side", "fp32"], "--side fp32: expected 'fp16' or 'exact'"),
-        (["--method", "rtn", "--equalise", "--bn", "pair"], "--equalise needs batch norm folded: give --bn fold"),
+        (["--kept-dtype", "fp32"], "--kept-dtype fp32: expected 'fp16' or 'exact'"),
+        (
+            ["--method", "rtn", "--equalise", "--bn", "scale-shift"],
+            "--equalise needs batch norm folded: give --bn fold",
+        ),
         (["--calibrate"], "--calibrate needs the network's code (--model) and a calibration split (--task)"),
     ):
         with pytest.raises(SystemExit):

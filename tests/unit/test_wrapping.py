@@ -23,7 +23,7 @@ from tersenet.cli import main
 from tersenet.core.model import CompressedModel, KeptTensor
 from tersenet.errors import CheckpointError, FormatError, UsageError
 from tersenet.files.checkpoint import open_checkpoint
-from tersenet.files.restore import write_checkpoint
+from tersenet.files.checkpoint_write import write_checkpoint
 from tersenet.lab.models import build
 
 

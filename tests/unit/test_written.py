@@ -31,7 +31,7 @@ def kept(tensor: torch.Tensor, dtype: torch.dtype) -> CompressedModel:
     return CompressedModel({"layer.weight": KeptTensor(tensor, dtype, "a reason")})
 
 
-def around(**more: Any) -> CompressedModel:
+def envelope(**more: Any) -> CompressedModel:
     return CompressedModel({"a": QTensor(CODES, Uniform(HALF))}, **more)
 
 
@@ -59,14 +59,14 @@ WRONG: dict[str, tuple[CompressedModel, str]] = {
         "layer.weight.*c64",
     ),
     "a bool that is neither": (kept(torch.tensor([7], dtype=torch.uint8).view(torch.bool), torch.bool), "layer.weight"),
-    "a tied name of nothing": (around(aliases={"b": "c"}), "alias"),
-    "a provenance with NaN": (around(provenance={"loss": float("nan")}), "index"),
-    "a provenance that is no JSON": (around(provenance={"made": {1, 2}}), "index"),
-    "a provenance without end": (around(provenance={"x": nested(70)}), "64 deep"),
-    "half a character": (around(provenance={"by": "\ud800"}), "index"),
-    "an activation of scale zero": (around(activations={"conv": Activation(Integers(0, 3), 1e-60)}), "conv"),
-    "a batch norm of another kind": (around(batch_norm="merge"), "merge"),
-    "an attachment with NUL in its name": (around(attachments={"a\0b": b""}), "control characters"),
+    "a tied name of nothing": (envelope(aliases={"b": "c"}), "alias"),
+    "a provenance with NaN": (envelope(provenance={"loss": float("nan")}), "index"),
+    "a provenance that is no JSON": (envelope(provenance={"made": {1, 2}}), "index"),
+    "a provenance without end": (envelope(provenance={"x": nested(70)}), "64 deep"),
+    "half a character": (envelope(provenance={"by": "\ud800"}), "index"),
+    "an activation of scale zero": (envelope(activations={"conv": Activation(Integers(0, 3), 1e-60)}), "conv"),
+    "a batch norm of another kind": (envelope(batch_norm="merge"), "merge"),
+    "an attachment with NUL in its name": (envelope(attachments={"a\0b": b""}), "control characters"),
 }
 
 

@@ -13,7 +13,7 @@ from ..core.batch import Batch
 from ..core.task import Task
 from ..errors import InputError
 from ..network.calibrate import calibration, with_loss
-from ..network.layers import find_layers, frozen
+from ..network.layers import eval_without_grad, find_layers
 from ..progress import progress
 from ..quantizers.bases import BASES, first_rounding
 from .aggregates import mean_of
@@ -80,14 +80,14 @@ def survey(module: nn.Module, task: Task, bits: int = 4, kind: str = "imprint", 
     widths = {name: part.element_size() for name, part in module.named_parameters(remove_duplicate=False)}
     if any(part.dtype in (torch.float16, torch.bfloat16) for part in module.parameters()):
         module = deepcopy(module).float()
-    with frozen(module):
+    with eval_without_grad(module):
         names = list(dict.fromkeys(layer.weight for layer in find_layers(module, batches[0].first(2))))
     if not names:
         raise InputError(f"{type(module).__name__} runs no convolution or linear layer: there is nothing to survey")
     rounded = {name: first_rounding(BASES["uniform"], module.get_parameter(name).detach(), bits) for name in names}
     scores = scores_of(kind, module, task, names, seed, rounded)
     batches = with_loss(module, batches)
-    with frozen(module), torch.no_grad():
+    with eval_without_grad(module), torch.no_grad():
         reference = [batch.outputs(module) for batch in batches]
         base = _measure(module, batches, reference)
         rows = []

@@ -98,7 +98,7 @@ def class_means(sums: Tensor, counts: Tensor) -> Tensor:
 
 
 def imprint(module: nn.Module, examples: Iterable[Batch], held_out: Iterable[Batch], seed: int = 0) -> Imprint:
-    """Imprint a classifier behind every module from the class means of `examples`, and score it on `held_out`.
+    """Imprint a classifier after every module from the class means of `examples`, and score it on `held_out`.
 
     Module l's proxy predicts `argmax_c <mean embedding of class c, embedding(x)>`; its importance is what it gains over
     the module before it (Elkerdawy et al. 2020). One forward pass over each, no backward pass.

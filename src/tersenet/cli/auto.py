@@ -8,7 +8,7 @@ import typer
 
 from .checkpoints import Attach, IgnoreKeys, Key, StripPrefix, checkpoint_of
 from .output import Force, Json, progress_bar
-from .targets import MaxBytes, MaxDrop, points, report, say
+from .targets import MaxBytes, MaxDrop, points, print_message, report
 
 
 def command(
@@ -35,7 +35,7 @@ def command(
     force: Force = False,
     as_json: Json = False,
 ) -> None:
-    """Try methods from cheap to dear: data-free, calibrated, and with --train trained. The best file is always there.
+    """Try methods, the fastest first: data-free, calibrated, and with --train trained. The best file is always there.
 
     The same command goes on where it was stopped (by Ctrl-C, the time limit, a kill).
     """
@@ -55,7 +55,7 @@ def command(
             methods=method,
             time_limit=time_limit * 60,
             force=force,
-            named=" ".join([task, *(task_arg or [])]),
-            say=say,
+            task_name=" ".join([task, *(task_arg or [])]),
+            on_message=print_message,
         )
     report(outcome, output, as_json, time.perf_counter() - began)

@@ -10,7 +10,7 @@ import typer
 from ..methods import DEFAULT_METHOD
 from .checkpoints import Attach, IgnoreKeys, Key, StripPrefix, checkpoint_of
 from .output import Force, Json, print_json, progress_bar
-from .targets import MaxBytes, MaxDrop, points, report, say
+from .targets import MaxBytes, MaxDrop, points, print_message, report
 
 
 class Effort(StrEnum):
@@ -82,12 +82,12 @@ def command(
             raise UsageError("a search keeps its trainings in OUTPUT.search: leave out --run, --resume and --from")
         if any(flag.partition("=")[0] == "--" + chosen.knob.field.replace("_", "-") for flag in context.args):
             raise UsageError(f"--{chosen.knob.field.replace('_', '-')} is what a budget chooses: leave it out")
-        named = " ".join([task or "", *(task_arg or [])])
+        task_name = " ".join([task or "", *(task_arg or [])])
         limit = None if time_limit is None else 60 * time_limit
         with progress_bar():
             outcome = compress_within(
                 source, output, chosen, module=module, task=given, max_bytes=max_bytes, max_drop=points(max_drop),
-                time_limit=limit, force=force, effort=effort, named=named, say=say,
+                time_limit=limit, force=force, effort=effort, task_name=task_name, on_message=print_message,
             )  # fmt: skip
         report(outcome, output, as_json, time.perf_counter() - started)
         return

@@ -24,7 +24,7 @@ def command(
         raise UsageError(f"--as is {form!r}; it may be values or codes")
     from ..api import load
     from ..files.atomic import check_output
-    from ..files.restore import write_checkpoint
+    from ..files.checkpoint_write import write_checkpoint
 
     check_output(output, file, force=force)
     model = load(file, max_output=max_output)

@@ -33,7 +33,7 @@ def _finite(value: Any) -> Any:
 
 
 def plain(text: object, most: int = 2000) -> str:
-    """`text` as a terminal may show it: on one line, what is not printable escaped, cut behind `most` characters.
+    """`text` as a terminal may show it: on one line, what is not printable escaped, cut after `most` characters.
 
     >>> plain("a\x1b[2Jb")
     'a\\\\x1b[2Jb'

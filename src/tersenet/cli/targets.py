@@ -45,7 +45,7 @@ def _less(number: str) -> str:
         return "less"
 
 
-def say(text: str) -> None:
+def print_message(text: str) -> None:
     """One line on standard error."""
     print(text, file=sys.stderr, flush=True)
 
@@ -63,7 +63,7 @@ def report(outcome: "Outcome", output: Path, as_json: bool, seconds: float) -> N
         "confidence": "95 %, one-sided", "samples_needed": outcome.needed,
         "validation": {"drop": best.drop, "least": best.least, "most": best.most, "n": best.n},
         "test": None if outcome.test is None else asdict(outcome.test), "test_verdict": outcome.test_verdict,
-        "test_looks": outcome.looks, "original": _original(outcome),
+        "test_looks": outcome.test_looks, "original": _original(outcome),
         "trials": [{"name": t.name, **asdict(t)} for t in outcome.trials],
         "seconds": round(seconds, 1), "picture": str(picture) if drawn else None,
     }  # fmt: skip
@@ -78,7 +78,7 @@ def report(outcome: "Outcome", output: Path, as_json: bool, seconds: float) -> N
         if drawn:
             print(f"picture: {picture}")
     if not outcome.holds:
-        say(f"tersenet: {outcome.target} cannot be met{_how_near(outcome, best)}")
+        print_message(f"tersenet: {outcome.target} cannot be met{_how_near(outcome, best)}")
         raise typer.Exit(1)
 
 
@@ -90,7 +90,8 @@ def _lines(outcome: "Outcome", output: Path, seconds: float) -> list[str]:
     if best.drop is not None:
         lines.append(f"validation: drop {_bounded(best.drop, best.most, best.n)}")
     if outcome.test is not None:
-        test, looks = outcome.test, f"look {outcome.looks} of this search" if outcome.looks > 1 else "looked at once"
+        test, taken = outcome.test, outcome.test_looks
+        looks = f"look {taken} of this search" if taken > 1 else "looked at once"
         lines.append(f"test ({looks}): drop {_bounded(test.mean, test.most, test.n)}")
         if outcome.test_verdict is not None:
             lines[-1] += f": {outcome.test_verdict}"

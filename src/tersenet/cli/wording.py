@@ -46,7 +46,7 @@ def _parts(value: str) -> list[str]:
 
 
 def _inside_a_call(before: str) -> bool:
-    """Whether the last bracket that `before` leaves open is behind a name."""
+    """Whether the last bracket that `before` leaves open follows a name."""
     depth = 0
     for at in range(len(before) - 1, -1, -1):
         depth += {")": 1, "(": -1}.get(before[at], 0)

@@ -30,4 +30,4 @@ def inflate(data: bytes, size: int) -> bytes:
             return b""
     except zstandard.ZstdError as error:
         raise CodecError(f"zstd: {error}") from error
-    raise CodecError("an empty zstd frame with bytes in it or behind it")
+    raise CodecError("an empty zstd frame with bytes in it or after it")

@@ -1,4 +1,4 @@
-"""Integers in as few bits each as the widest one needs, as they are or behind zstd."""
+"""Integers in as few bits each as the widest one needs, as they are or compressed with zstd."""
 
 import numpy as np
 import zstandard
@@ -37,7 +37,7 @@ def parse_packing(params: bytes) -> tuple[int, int]:
         raise CodecError("bit packing without a width of at most 32 bits")
     low, end = get_varint(params, 1)
     if end != len(params):
-        raise CodecError("bytes behind the parameters of bit packing")
+        raise CodecError("bytes after the parameters of bit packing")
     return params[0], unzigzag(low)
 
 

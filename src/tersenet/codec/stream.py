@@ -48,7 +48,7 @@ def put_varint(value: int) -> bytes:
 
 
 def get_varint(data: bytes, at: int) -> tuple[int, int]:
-    """The integer at offset `at` and the offset behind it. **Raises** `CodecError` past the end or beyond 63 bits."""
+    """The integer at offset `at` and the offset after it. **Raises** `CodecError` past the end or beyond 63 bits."""
     value = 0
     for shift in range(0, 63, 7):
         if at >= len(data):

@@ -79,7 +79,7 @@ def parse(params: bytes) -> Model | int:
     if params[0] == CONSTANT:
         value, end = get_varint(params, 1)
         if end != len(params):
-            raise CodecError("bytes behind the value of a constant stream")
+            raise CodecError("bytes after the value of a constant stream")
         return unzigzag(value)
     flags, at = params[0], 2
     if len(params) < 3 or flags & 0xC0 or flags & 3 == 3 or (flags & PLAIN and not flags & TRELLIS):
@@ -149,7 +149,7 @@ def ungrouped(symbols: npt.NDArray[np.uint8], model: Model, count: int) -> npt.N
 
 
 def read_exceptions(data: bytes, count: int) -> tuple[list[int], list[int], int]:
-    """Positions and differences of a chunk's exceptions, and the offset behind them. **Raises** `CodecError`."""
+    """Positions and differences of a chunk's exceptions, and the offset after them. **Raises** `CodecError`."""
     number, at = get_varint(data, 0)
     if number > count or 2 * number > len(data) - at:
         raise CodecError(f"{number} exceptions listed among {count} symbols")

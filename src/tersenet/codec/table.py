@@ -101,7 +101,7 @@ def lengths(freqs: Ints) -> Ints:
 def alias_buckets(freqs: Ints) -> tuple[Ints, Ints, Ints, Ints]:
     """The 4096 slots as 16 or 32 equal buckets, each shared by at most two symbols.
 
-    In bucket b, the first `divider[b]` slots belong to symbol b with ranks `first[b] + i`, the others (i from 0 behind
+    In bucket b, the first `divider[b]` slots belong to symbol b with ranks `first[b] + i`, the others (i from 0 after
     the divider) to symbol `alias[b]` with ranks `second[b] + i`. Built greedily: the lowest bucket that is not full is
     filled by the lowest symbol that has more than a bucket left.
 

@@ -32,7 +32,7 @@ class Uniform:
 
     **Shapes**: of `scale`, `zero_point` (integer) and `offset`: `[]` per tensor; `[shape[axis]]` per channel of
     `axis`; `[shape[0], ceil(row / group_size)]` for groups of `group_size` consecutive elements of a row, where a row
-    is everything behind axis 0 in C order. With `axis` or groups, any of them may be `[]`.
+    is everything after axis 0 in C order. With `axis` or groups, any of them may be `[]`.
 
     >>> Uniform(torch.tensor(0.5)).decode(torch.tensor([[-1, 2]]))
     tensor([[-0.5000,  1.0000]])

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..errors import UsageError
 from ..version import __version__
 from .fields import Within, check_names, check_value
-from .model import CompressedModel, Piece, TensorSpec, gathered
+from .model import CompressedModel, Item, TensorSpec, gathered
 from .task import Task
 
 
@@ -91,7 +91,7 @@ class Method(ABC):
     """Hyper-parameters of a method; `dataclasses.asdict` of it is the flags, the sweep point and the provenance.
 
     Class facts: `needs` is "nothing", "calibration" or "training"; `reference` is BibTeX. The fields here are those
-    of every method. A string literal behind a field is its line of help.
+    of every method. A string literal below a field is its line of help.
 
     The annotation of a field says what it may be (`core.fields`); what fields may be together is for `check`.
     """
@@ -103,10 +103,10 @@ class Method(ABC):
     """Globs over tensor names: only these are quantised."""
     exclude: tuple[str, ...] = ()
     """Globs over tensor names: these are kept; wins over `include`."""
-    side: Literal["fp16", "exact"] = "fp16"
+    kept_dtype: Literal["fp16", "exact"] = "fp16"
     """Precision of what is kept: fp16 where every element survives to 2^-10 relative, or exact."""
-    bn: Literal["keep", "pair", "fold"] = "keep"
-    """Batch norm: keep its four vectors, pair (scale and shift only), or fold its scale into the weights before it."""
+    bn: Literal["keep", "scale-shift", "fold"] = "keep"
+    """Batch norm: keep its four vectors, store scale and shift only, or fold its scale into the weights before it."""
     layer_bits: Mapping[str, Annotated[int, Within(1, 16)]] = field(default_factory=dict)
     """Widths that differ: name or glob of a weight to bits, the first match counts, or a JSON file of that."""
 
@@ -131,14 +131,14 @@ class Method(ABC):
         return next((bits for glob, bits in self.layer_bits.items() if fnmatchcase(name, glob)), otherwise)
 
     @abstractmethod
-    def compress(self, job: Job) -> Iterator[Piece]:
+    def compress(self, job: Job) -> Iterator[Item]:
         """Yield every tensor of the job's source, compressed or kept, one at a time and in order, then any activations
         and findings.
 
         A method that can do without the network or the task accepts None, the others raise `UsageError`.
         """
 
-    def prepared(self, job: Job) -> Callable[["Method"], Iterator[Piece]]:
+    def prepare(self, job: Job) -> Callable[["Method"], Iterator[Item]]:
         """What all rates of this method share, done once: from the same method at any rate to what it yields."""
         return lambda method: method.compress(job)
 
@@ -167,7 +167,7 @@ class Method(ABC):
         """What `auto` tries of this method on a network and its task; each is searched by its knob."""
         return ()
 
-    def work(self, task: Task | None) -> float:
+    def sample_passes(self, task: Task | None) -> float:
         """About how many samples it runs through the network, a backward pass counted as two."""
         return 0.0
 
@@ -181,7 +181,7 @@ class Method(ABC):
         """The method's name, which is its file's name."""
         return type(self).__module__.rpartition(".")[2]
 
-    def model(self, source: TensorSource, pieces: Iterable[Piece]) -> CompressedModel:
+    def model(self, source: TensorSource, pieces: Iterable[Item]) -> CompressedModel:
         """The compressed model of what `compress` yields, with all else that belongs to `source`, and provenance."""
         tensors, activations, findings = gathered(pieces)
         fields = {key: value for key, value in asdict(self).items() if value not in (None, (), {})}

@@ -65,14 +65,14 @@ class KeptTensor:
 
 
 @dataclass(frozen=True)
-class Finding:
+class ProvenanceNote:
     """What a method found out on the way (scores, bits), as JSON for the provenance."""
 
     facts: Any
 
 
 Entry = QTensor | KeptTensor
-Piece = tuple[str, Entry | Activation | Finding]
+Item = tuple[str, Entry | Activation | ProvenanceNote]
 
 
 @dataclass(frozen=True)
@@ -82,8 +82,8 @@ class CompressedModel:
     `tensors` maps names to entries (collected in a dict, or opened lazily from a file: each access decodes anew, and
     `known_specs` tells shapes and dtypes without decoding).
     `aliases` maps the name of a tied tensor to the name it shares. `layout` says how the checkpoint was laid out
-    (JSON), `attachments` are its other files (config, tokenizer) byte for byte. `batch_norm` is "keep", "pair" (the
-    running statistics are gone: scale and shift only, written back as an equivalent batch norm) or "fold".
+    (JSON), `attachments` are its other files (config, tokenizer) byte for byte. `batch_norm` is "keep", "scale-shift"
+    (the running statistics are gone: scale and shift only, written back as an equivalent batch norm) or "fold".
     `activations` maps the paths of layers to what their inputs are rounded to.
     `provenance` is what made it: method, fields, seed, versions, input hashes; never paths, hosts or times.
     """
@@ -208,7 +208,7 @@ def _assign(module: nn.Module, keys: list[str], value: Tensor) -> None:
             owner._buffers[leaf] = value
 
 
-def gathered(pieces: Iterable[Piece]) -> tuple[dict[str, Entry], dict[str, Activation], dict[str, Any]]:
+def gathered(pieces: Iterable[Item]) -> tuple[dict[str, Entry], dict[str, Activation], dict[str, Any]]:
     """The tensors, the activations and the findings (by name) among what a method yields."""
     tensors: dict[str, Entry] = {}
     activations: dict[str, Activation] = {}
@@ -216,7 +216,7 @@ def gathered(pieces: Iterable[Piece]) -> tuple[dict[str, Entry], dict[str, Activ
     for name, piece in pieces:
         if isinstance(piece, Activation):
             activations[name] = piece
-        elif isinstance(piece, Finding):
+        elif isinstance(piece, ProvenanceNote):
             findings[name] = piece.facts
         else:
             tensors[name] = piece

@@ -9,6 +9,7 @@ from torch import Tensor
 from ..core.model import CompressedModel, KeptTensor
 from ..errors import OutputError
 from .prefixes import original_names
+from .reader import stored_batch_norm
 from .safe import NAMES, Specs
 from .terse import KINDS, described
 
@@ -51,7 +52,7 @@ def as_codes(model: CompressedModel) -> tuple[Specs, Callable[[str], Tensor], di
     about: dict[str, Any] = {
         "tensors": facts,
         "aliases": {back(name): back(of) for name, of in model.aliases.items()},
-        "batch_norm": model.batch_norm,
+        "batch_norm": stored_batch_norm(model.batch_norm) or "keep",
     }
     about["activations"] = {path: described(activation) for path, activation in model.activations.items()}
     return specs, read, {"format": "pt", "tersenet.codes": json.dumps(about, separators=(",", ":"), allow_nan=False)}

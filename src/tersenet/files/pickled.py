@@ -23,7 +23,7 @@ import torch
 from ..errors import CheckpointError
 from .foreign import entries, kind_of
 from .state import StateSource, from_state
-from .wrapping import around, find_state, named, state_at
+from .wrapping import envelope, find_state, named, state_at
 
 PICKLE_INDEX = "pytorch_model.bin.index.json"
 FREE, GROWTH = 1 << 26, 50  # bytes of tensors that every file may have, and per byte of it
@@ -65,7 +65,7 @@ def open_pickle(path: Path, key: str | None) -> StateSource:
     content = _content(path)
     try:
         way, others = find_state(content, key)
-        layout, dropped = around(content, way)
+        layout, dropped = envelope(content, way)
         source = from_state(state_at(content, way), layout)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error
@@ -133,7 +133,7 @@ def _content(path: Path) -> Any:
 
 
 def _pickle_of(path: Path) -> bytes:
-    """What is unpickled (before torch 1.6 with the tensors behind it). **Raises** `CheckpointError`."""
+    """What is unpickled (before torch 1.6 with the tensors after it). **Raises** `CheckpointError`."""
     if kind_of(path) == "pickle":
         return path.read_bytes()
     try:

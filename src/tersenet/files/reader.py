@@ -28,7 +28,13 @@ from .strict import check_bools, check_codes, check_fields, parse_json
 from .writer import header, prefix
 
 HELD = 1 << 24  # bytes of sections that are kept in memory
+BATCH_NORMS = {"": "keep", "pair": "scale-shift", "fold": "fold"}  # what the index says -> what a method's `bn` says
 T = TypeVar("T")
+
+
+def stored_batch_norm(bn: str) -> str:
+    """What the index says of batch norm where a method's `bn` says this; what it may not say comes back as it is."""
+    return next((stored for stored, name in BATCH_NORMS.items() if name == bn), bn)
 
 
 class Reader:
@@ -51,6 +57,11 @@ class Reader:
         index = self.index
         self._limit.check(index)
         self._held: dict[int, bytes] = {}
+
+    @property
+    def batch_norm(self) -> str:
+        """What became of batch norm, as a method's `bn` says it."""
+        return BATCH_NORMS[self.index.about["batch_norm"]]
 
     def _open(self, stream: BinaryIO) -> tuple[Index, int]:
         if self.size < HEADER + PREFIX + TRAILER:

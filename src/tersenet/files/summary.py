@@ -115,7 +115,7 @@ def _summary(reader: Reader) -> Summary:
         rows,
         {name: size for name, size in overhead.items() if size},
         about["aliases"],
-        about["batch_norm"] or "keep",
+        reader.batch_norm,
         about["provenance"],
         {path: _levels(*levels) for path, levels in reader.activations().items()},
     )

@@ -14,12 +14,12 @@ from ..core.activation import Activation
 from ..core.fields import check_value
 from ..core.grid import Codebook, FixedPoint, Grid, Uniform
 from ..core.levels import Integers, Points
-from ..core.model import CompressedModel, Entry, Finding, KeptTensor, Piece, QTensor, TensorSpec
+from ..core.model import CompressedModel, Entry, Item, KeptTensor, ProvenanceNote, QTensor, TensorSpec
 from ..errors import UsageError
 from .atomic import replacing_file
 from .boundary import reading
 from .layout import CONSTANT_BYTES, GRIDS, RAW_BYTES, ZSTD_BYTES, Field, Record
-from .reader import Reader
+from .reader import Reader, stored_batch_norm
 from .strict import check_bools, check_codes, check_fields
 from .writer import Writer, compress, writing
 
@@ -48,25 +48,25 @@ def save(model: CompressedModel, path: str | Path, *, force: bool = False, effor
 
 def write(
     path: str | Path,
-    pieces: Iterable[Piece],
-    around: CompressedModel,
+    pieces: Iterable[Item],
+    envelope: CompressedModel,
     *,
     force: bool = False,
     effort: str = "fast",
 ) -> int:
-    """Write tensors and activations as they come, and everything else from `around`; return the file's size in
+    """Write tensors and activations as they come, and everything else from `envelope`; return the file's size in
     bytes."""
     check_value("effort", Effort, effort)
     with replacing_file(path, force=force) as stream:
-        return _write(stream, pieces, around, effort)
+        return _write(stream, pieces, envelope, effort)
 
 
-def measure(pieces: Iterable[Piece], around: CompressedModel) -> int:
+def measure(pieces: Iterable[Item], envelope: CompressedModel) -> int:
     """The size in bytes of the file that `write` would make, one tensor in memory at a time.
 
     `pieces` may be a part of the model, which no reader would take: tied names lack their tensors then.
     """
-    return _write(_Nowhere(), pieces, around, "fast", check=False)
+    return _write(_Nowhere(), pieces, envelope, "fast", check=False)
 
 
 def stored_size(entry: KeptTensor) -> int:
@@ -103,7 +103,7 @@ def _opened(reader: Reader) -> CompressedModel:
         provenance=about["provenance"],
         layout=about["layout"],
         attachments={name: reader.file(name) for name in reader.index.files},
-        batch_norm=about["batch_norm"] or "keep",
+        batch_norm=reader.batch_norm,
         known_specs=specs,
         activations={
             path: Activation(Integers(*numbers) if plain else Points(tuple(numbers)), scale)
@@ -132,7 +132,7 @@ class LazyTensors(Mapping[str, Entry]):
 
 
 def _write(
-    stream: BinaryIO | RawIOBase, pieces: Iterable[Piece], around: CompressedModel, effort: str, *, check: bool = True
+    stream: BinaryIO | RawIOBase, pieces: Iterable[Item], envelope: CompressedModel, effort: str, *, check: bool = True
 ) -> int:
     writer = Writer(stream)
     activations: dict[str, Any] = {}
@@ -140,19 +140,19 @@ def _write(
     for name, piece in pieces:
         if isinstance(piece, Activation):
             activations[name] = described(piece)
-        elif isinstance(piece, Finding):
+        elif isinstance(piece, ProvenanceNote):
             findings[name] = piece.facts
         else:
             writer.add(*(_quantised(name, piece, effort) if isinstance(piece, QTensor) else _kept(name, piece)))
-    for name in sorted(around.attachments):
-        writer.add_file(name, around.attachments[name])
+    for name in sorted(envelope.attachments):
+        writer.add_file(name, envelope.attachments[name])
     if activations:
         writer.add_activations(activations)
     about = {
-        "aliases": dict(around.aliases),
-        "provenance": {**around.provenance, **findings},
-        "layout": dict(around.layout),
-        "batch_norm": "" if around.batch_norm == "keep" else around.batch_norm,
+        "aliases": dict(envelope.aliases),
+        "provenance": {**envelope.provenance, **findings},
+        "layout": dict(envelope.layout),
+        "batch_norm": stored_batch_norm(envelope.batch_norm),
     }
     return writer.close(about, check=check)
 

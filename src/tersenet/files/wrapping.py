@@ -136,7 +136,7 @@ def state_at(content: Any, path: Way) -> dict[str, Tensor]:
     return {name: value for name, value in state.items() if isinstance(value, Tensor)}
 
 
-def around(content: Any, path: Way) -> tuple[dict[str, Any], dict[Way, str]]:
+def envelope(content: Any, path: Way) -> tuple[dict[str, Any], dict[Way, str]]:
     """The layout that `wrap` needs, and what of `content` cannot be kept, and why: `{("optimizer",): "tensors"}`.
 
     Nothing is needed for a plain state dict. An entry is kept whole or not at all.

@@ -1,6 +1,6 @@
 """What a method says about itself, read from its source: docstring, class facts, fields with a line of help each.
 
-A line of help is the string literal behind a field.
+A line of help is the string literal below a field.
 """
 
 import ast

@@ -35,7 +35,7 @@ class Apot(TrainedOnLevels):
 }"""
 
     estimator: Estimator = "ste"
-    range: Range = "rcf"
+    act_range: Range = "rcf"
     first_clip: FirstClip = "mse"
     """Where clips start: smallest squared error, or the paper's 3 deviations."""
 

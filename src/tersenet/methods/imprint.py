@@ -1,7 +1,7 @@
 """Mixed precision by layer importance: score, allocate bits, train briefly at them.
 
-A layer is important if imprinting a classifier behind it (class means of its features, one forward pass, no gradients)
-gains accuracy over imprinting one behind the layer before it. `ladder` lowers the least important layers first, rung by
+A layer is important if imprinting a classifier after it (class means of its features, one forward pass, no gradients)
+gains accuracy over imprinting one after the layer before it. `ladder` lowers the least important layers first, rung by
 rung, until the average width is met; first and last layer stay at 8 bits. Then the network is fine-tuned with the
 quantizers that `base` names. Scores, order and bits are in the file's provenance. (After Elkerdawy et al. 2020, who
 prune by this score; the mixed-precision method itself was available to us in words only, so the details are ours.)
@@ -27,7 +27,7 @@ from ..core.method import Job, Knob
 from ..core.task import Task
 from ..errors import InputError, UsageError
 from ..network.kept import why_kept
-from ..network.layers import find_layers, frozen
+from ..network.layers import eval_without_grad, find_layers
 from ..quantizers.bases import first_rounding
 from ..training.levels import TrainedOnLevels
 from ..training.method import TrainedMethod
@@ -82,7 +82,7 @@ class Imprinted(TrainedOnLevels):
         batches = list(task.batches("calibration"))
         if not batches:
             raise InputError("the calibration split of the task is empty: scores need images of every class")
-        with frozen(network):
+        with eval_without_grad(network):
             layers = [layer.weight for layer in find_layers(network, batches[0].first(2))]
         names = [name for name in layers if why_kept(name, source.specs[name], self) is None]
         pinned = {name: 8 for name in names if name in (layers[0], layers[-1])}

@@ -28,7 +28,7 @@ class Pot(TrainedOnLevels):
 }"""
 
     estimator: Estimator = "ste"
-    range: Range = "rcf"
+    act_range: Range = "rcf"
     first_clip: FirstClip = "mse"
     """Where clips start: smallest squared error, or the paper's 3 deviations."""
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from ..core.fields import Within, check_widths
 from ..core.grid import Uniform
 from ..core.method import Job, Knob, Method
-from ..core.model import Piece, QTensor
+from ..core.model import Item, QTensor
 from ..errors import UsageError
 from ..network.fold import rewritten
 from ..network.kept import LARGEST, check_finite, keep, prepare_batch_norm, why_kept
@@ -99,8 +99,8 @@ class Rtn(Method):
     """Equalise channels between layers first; needs the network's code."""
 
     def check(self) -> None:
-        """Channels are equalised behind a folded batch norm; every width is 1 to 8."""
-        if self.equalise and self.bn == "pair":
+        """Channels are equalised after a folded batch norm; every width is 1 to 8."""
+        if self.equalise and self.bn == "scale-shift":
             raise UsageError('equalise=True needs batch norm folded: give bn="fold" ("keep" for a network without any)')
         check_widths(self.layer_bits, 1, 8)
 
@@ -109,7 +109,7 @@ class Rtn(Method):
         """Whole bits."""
         return Knob("bits", (8, 7, 6, 5, 4, 3, 2, 1))
 
-    def compress(self, job: Job) -> Iterator[Piece]:
+    def compress(self, job: Job) -> Iterator[Item]:
         """Every tensor of `source`, rounded or kept, in order; `module` only tells how it may be rewritten."""
         source, module = job.source, job.module
         rewrites = self.equalise or self.bn == "fold"
@@ -119,7 +119,10 @@ class Rtn(Method):
         for name, spec in source.specs.items():
             tensor, reason = source.read(name), why_kept(name, spec, self)
             chosen = replace(self, bits=self.bits_of(name, self.bits)) if self.layer_bits else self
-            yield name, chosen.quantize(name, tensor, spec.axis) if reason is None else keep(tensor, reason, self.side)
+            if reason is None:
+                yield name, chosen.quantize(name, tensor, spec.axis)
+            else:
+                yield name, keep(tensor, reason, self.kept_dtype)
 
     def quantize(self, name: str, tensor: Tensor, axis: int = 0) -> QTensor:
         """`tensor` (called `name` in errors) on its grid. **Raises** `WeightError` for a NaN or an infinity."""

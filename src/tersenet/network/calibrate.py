@@ -8,7 +8,7 @@ from torch import nn
 from ..core.batch import Batch
 from ..core.task import Task
 from ..errors import InputError
-from .layers import frozen
+from .layers import eval_without_grad
 
 
 def calibration(task: Task, samples: int) -> list[Batch]:
@@ -29,7 +29,7 @@ def with_loss(module: nn.Module, batches: list[Batch]) -> list[Batch]:
     """`batches` that have a loss: without targets and a loss of the network's own, the distance to what `module`
     returns now."""
     found = []
-    with frozen(module), torch.no_grad():
+    with eval_without_grad(module), torch.no_grad():
         for batch in batches:
             if batch.targets is None:
                 raw = batch.run(module)

@@ -1,4 +1,4 @@
-"""Where a network's features are: behind every layer, its batch norm, activation and residual addition, before pooling.
+"""Where a network's features are: after every layer, its batch norm, activation and residual addition, before pooling.
 
 Nothing is traced or compiled: modules tell which layer runs, and a torch function mode sees what happens to its output.
 """
@@ -40,7 +40,7 @@ class _Watch(TorchFunctionMode):
         self.order: list[str] = []
         self.tips: dict[str, Tensor] = {}
         self.source: dict[str, int] = {}  # layer -> the layer its input came from (-1: the network's input)
-        self.begins: dict[str, int] = {}  # layer with an addition behind it -> where the other operand came from
+        self.begins: dict[str, int] = {}  # layer with an addition after it -> where the other operand came from
         self._open: dict[int, str] = {}  # tensor -> the layer whose features it is, still growing
         self._origin: dict[int, int] = {}  # tensor -> the last layer it came from
         self._held: list[Tensor] = []  # so that identities stay unique
@@ -92,7 +92,7 @@ class _Watch(TorchFunctionMode):
 def taps(module: nn.Module, inputs: Given) -> list[Tap]:
     """The features of every convolution and linear layer on `inputs`, in the order they run, the last layer left out.
 
-    Layers between the source of a residual connection and its addition share one tap, behind the addition.
+    Layers between the source of a residual connection and its addition share one tap, after the addition.
 
     **Shapes**: features `[n, ...]` as the network has them.
     """
@@ -116,13 +116,13 @@ def _hooked(module: nn.Module, watch: _Watch) -> Iterator[None]:
     def before(path: str) -> Any:
         return lambda part, given: watch.began(path, given[0])
 
-    def behind(path: str) -> Any:
+    def after(path: str) -> Any:
         return lambda part, given, output: watch.ran(path, output)
 
     handles = []
     for path, part in module.named_modules():
         if isinstance(part, nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear):
-            handles += [part.register_forward_pre_hook(before(path)), part.register_forward_hook(behind(path))]
+            handles += [part.register_forward_pre_hook(before(path)), part.register_forward_hook(after(path))]
     try:
         yield
     finally:

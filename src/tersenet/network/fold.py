@@ -1,7 +1,7 @@
 """Rewriting a network so that it computes the same with weights that are easier to quantise.
 
 Batch norm is folded into the layer before it: `W' = a W, b' = a (b - mean) + beta, a = gamma / sqrt(var + eps)`. What
-stays behind is an equivalent batch norm of weight 1 that only shifts. Then channels are equalised between layers
+remains is an equivalent batch norm of weight 1 that only shifts. Then channels are equalised between layers
 that follow each other through nothing but positively homogeneous functions (ReLU, pooling): with r1, r2 the largest
 magnitudes of channel i in the rows of the first and the columns of the second, row i is divided and column i
 multiplied by `s_i = sqrt(r1 / r2)`, so that both have the range `sqrt(r1 r2)` (Nagel et al. 2019, arXiv 1906.04721).
@@ -20,8 +20,8 @@ from ..core.batch import Batch
 from ..core.method import TensorSource
 from ..core.nested import mapped
 from ..errors import UsageError
-from .kept import BN_PARTS, ChangedSource, pair
-from .layers import BATCH_NORMS, Given, Layer, find_layers, flat, frozen, same
+from .kept import BN_PARTS, ChangedSource, scale_and_shift
+from .layers import BATCH_NORMS, Given, Layer, eval_without_grad, find_layers, flat, same
 from .synthesize import guess_shape
 
 ROUNDS = 50
@@ -37,13 +37,13 @@ def fold(module: nn.Module, inputs: Given) -> list[Layer]:
 
     **Shapes**: `inputs` `[n, ...]`, a few.
     """
-    with frozen(module), torch.no_grad():
+    with eval_without_grad(module), torch.no_grad():
         layers = [layer for layer in find_layers(module, inputs) if layer.batch_norm]
         before = {layer.batch_norm: module.get_submodule(layer.path) for layer in layers}
         for path, norm in module.named_modules():
             if not isinstance(norm, BATCH_NORMS) or norm.running_var is None or not norm.affine:
                 continue
-            new = pair({name: getattr(norm, name) for name in BN_PARTS}, norm.eps)
+            new = scale_and_shift({name: getattr(norm, name) for name in BN_PARTS}, norm.eps)
             if path in before:
                 for tensor in (before[path].weight, before[path].bias):
                     if isinstance(tensor, Tensor):
@@ -57,7 +57,7 @@ def fold(module: nn.Module, inputs: Given) -> list[Layer]:
 @dataclass(frozen=True)
 class Link:
     """Two layers that follow each other: the tensors whose channel i is divided by s_i, the weight that is multiplied,
-    and how many of its columns belong to a channel (behind a flattened map: its positions)."""
+    and how many of its columns belong to a channel (after a flattened map: its positions)."""
 
     rows: tuple[Tensor, ...]
     columns: Tensor
@@ -89,7 +89,7 @@ def equalise(module: nn.Module, inputs: Given) -> int:
     Batch norm should have been folded: rows in front of one that was not are left alone. The output stays the same to
     fp32 rounding.
     """
-    with frozen(module), torch.no_grad():
+    with eval_without_grad(module), torch.no_grad():
         found = _links(module, inputs)
         for _ in range(ROUNDS):
             change = 0.0

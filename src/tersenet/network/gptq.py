@@ -23,7 +23,7 @@ def inverse_factor(moment: Tensor, damping: float = DAMPING) -> Tensor:
     return factor
 
 
-def hardness(factor: Tensor) -> float:
+def error_cost(factor: Tensor) -> float:
     """The geometric mean of `1 / U[j, j]^2`: how much a unit rounding error per weight costs after compensation."""
     return float((-2 * factor.diagonal().to(torch.float64).log()).mean().exp())
 
@@ -43,7 +43,7 @@ def round_compensated(weight: Tensor, factor: Tensor, scale: float) -> Tensor:
     return codes
 
 
-def retarget(weight: Tensor, moment: Tensor, drift: Tensor, damping: float = DAMPING) -> Tensor:
+def match_outputs(weight: Tensor, moment: Tensor, drift: Tensor, damping: float = DAMPING) -> Tensor:
     """The weight that gives on inputs X' (of the quantised network) what `weight` gave on X (of the original).
 
     `W + W (X - X')^T X' (X'^T X' + damping)^-1`, with `moment = X'^T X'` and `drift = (X - X')^T X'`.

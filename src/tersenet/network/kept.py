@@ -1,4 +1,4 @@
-"""What is not quantised: which tensors, in which precision, and batch norm as a pair of vectors."""
+"""What is not quantised: which tensors, in which precision, and batch norm as a scale and a shift."""
 
 import warnings
 from abc import ABC, abstractmethod
@@ -54,15 +54,15 @@ def _any(name: str, globs: Iterable[str]) -> bool:
     return any(fnmatchcase(name, glob) for glob in globs)
 
 
-def keep(tensor: Tensor, reason: str, side: str) -> KeptTensor:
-    """`tensor` as it is stored: fp16 if every element survives to 2^-10 relative and `side` allows it, else unchanged.
+def keep(tensor: Tensor, reason: str, kept_dtype: str) -> KeptTensor:
+    """`tensor` as it is stored: fp16 if every element survives to 2^-10 relative, else unchanged.
 
-    What is no weight stays as it is.
+    Everything is unchanged with `kept_dtype` "exact", and what is no weight always.
 
     >>> keep(torch.tensor([1.0, 1e-9]), "fewer than 2 dimensions", "fp16").tensor.dtype
     torch.float32
     """
-    if side == "exact" or reason in COMPUTED or tensor.dtype not in (torch.float32, torch.float64):
+    if kept_dtype == "exact" or reason in COMPUTED or tensor.dtype not in (torch.float32, torch.float64):
         return KeptTensor(tensor, tensor.dtype, reason)
     half = tensor.to(torch.float16)
     survives = ((half.to(tensor.dtype) - tensor).abs() <= tensor.abs() * 2**-10).all()
@@ -98,12 +98,12 @@ def batch_norms(specs: Mapping[str, TensorSpec], aliases: Mapping[str, str]) -> 
     return found
 
 
-def smallest_batch_norm(source: TensorSource) -> Literal["keep", "pair"]:
+def smallest_batch_norm(source: TensorSource) -> Literal["keep", "scale-shift"]:
     """The mode of batch norm that takes the fewest bytes and can always be had."""
-    return "pair" if batch_norms(source.specs, source.aliases) else "keep"
+    return "scale-shift" if batch_norms(source.specs, source.aliases) else "keep"
 
 
-def pair(state: Mapping[str, Tensor], eps: float = DEFAULT_EPS) -> dict[str, Tensor]:
+def scale_and_shift(state: Mapping[str, Tensor], eps: float = DEFAULT_EPS) -> dict[str, Tensor]:
     """Batch norm as inference scale a and shift b, written as an equivalent batch norm.
 
     `a = weight / sqrt(running_var + eps)`, `b = bias - running_mean * a`; the result has weight a, bias b,
@@ -149,25 +149,26 @@ class ChangedSource(ABC):
 
 
 @dataclass(frozen=True)
-class PairedSource(ChangedSource):
-    """A checkpoint whose batch-norm layers (`eps` by prefix) are read as pairs."""
+class ScaleShiftSource(ChangedSource):
+    """A checkpoint whose batch-norm layers (`eps` by prefix) are read as a scale and a shift."""
 
     eps: Mapping[str, float]
 
     def read(self, name: str) -> Tensor:
-        """The tensor, or its part of the pair."""
+        """The tensor, or its part of the batch norm that only scales and shifts."""
         prefix, _, part = name.rpartition(".")
         if prefix not in self.eps or part not in BN_PARTS:
             return self.source.read(name)
-        return pair({p: self.source.read(f"{prefix}.{p}") for p in BN_PARTS}, self.eps[prefix])[part]
+        return scale_and_shift({p: self.source.read(f"{prefix}.{p}") for p in BN_PARTS}, self.eps[prefix])[part]
 
 
 def prepare_batch_norm(source: TensorSource, mode: str, module: nn.Module | None) -> TensorSource:
-    """`source` as `bn=mode` wants it read: "keep" unchanged, "pair" with every batch norm as a pair.
+    """`source` as `bn=mode` wants it read: "keep" unchanged, "scale-shift" with every batch norm as a scale and
+    a shift.
 
     With `module` its own `eps` is used, else the default of 1e-5.
 
-    **Raises** `UsageError` for "fold" (methods that know the network fold themselves) and for "pair" without
+    **Raises** `UsageError` for "fold" (methods that know the network fold themselves) and for "scale-shift" without
     batch norm.
     """
     if mode == "keep":
@@ -177,12 +178,12 @@ def prepare_batch_norm(source: TensorSource, mode: str, module: nn.Module | None
     found = batch_norms(source.specs, source.aliases)
     if not found:
         raise UsageError(
-            "bn='pair': no batch norm found (NAME.weight, .bias, .running_mean, .running_var); use bn='keep'"
+            "bn='scale-shift': no batch norm found (NAME.weight, .bias, .running_mean, .running_var); use bn='keep'"
         )
     if module is None:
         _warn_of_eps(source, found)
     parts = dict(module.named_modules()) if module is not None else {}
-    return PairedSource(source, {prefix: getattr(parts.get(prefix), "eps", DEFAULT_EPS) for prefix in found})
+    return ScaleShiftSource(source, {prefix: getattr(parts.get(prefix), "eps", DEFAULT_EPS) for prefix in found})
 
 
 def _warn_of_eps(source: TensorSource, found: list[str]) -> None:
@@ -190,7 +191,7 @@ def _warn_of_eps(source: TensorSource, found: list[str]) -> None:
     least = min(float(source.read(f"{prefix}.running_var").min()) for prefix in found)
     if least < 0.05:
         warnings.warn(
-            f"bn='pair' takes eps = {DEFAULT_EPS} (torch's default), because a checkpoint does not tell; with running "
-            f"variances down to {least:.2g} another eps would be another network: give module= to use its own",
+            f"bn='scale-shift' takes eps = {DEFAULT_EPS} (torch's default), because a checkpoint does not tell; with "
+            f"running variances down to {least:.2g} another eps would be another network: give module= to use its own",
             stacklevel=3,
         )

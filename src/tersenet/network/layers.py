@@ -235,7 +235,7 @@ def differentiable(module: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def frozen(module: nn.Module) -> Iterator[None]:
+def eval_without_grad(module: nn.Module) -> Iterator[None]:
     """Evaluation mode and no parameter gradients inside, everything as before outside."""
     training = {part: part.training for part in module.modules()}
     wanted = {parameter: parameter.requires_grad for parameter in module.parameters()}

@@ -11,7 +11,7 @@ from ..core.likeness import counted
 from ..core.nested import mapped
 from ..core.samples import Samples
 from ..progress import progress
-from .layers import Layer, differentiable, frozen
+from .layers import Layer, differentiable, eval_without_grad
 
 BATCH = 32
 PROBES = 4
@@ -44,7 +44,7 @@ def output_sensitivity(module: nn.Module, layers: list[Layer], inputs: Any, seed
 
     handles = [module.get_submodule(layer.path).register_forward_hook(keep(layer.path)) for layer in layers]
     try:
-        with frozen(module), differentiable(module):
+        with eval_without_grad(module), differentiable(module):
             for batch in samples.split(BATCH):
                 outputs.clear()
                 logits = _centred(batch, _leaf(batch).outputs(module))

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ..core.batch import run
 from ..errors import InputError
 from ..progress import progress
-from .layers import BATCH_NORMS, differentiable, frozen
+from .layers import BATCH_NORMS, differentiable, eval_without_grad
 
 SIZES = (32, 224, 28, 64, 8)  # sides of square images tried
 
@@ -52,7 +52,7 @@ def guess_shape(module: nn.Module) -> tuple[int, ...]:
             shapes |= {(part.in_channels, side, side): None for side in ((224, *SIZES) if large else SIZES)}
     for shape in shapes:
         try:
-            with frozen(module), torch.no_grad():
+            with eval_without_grad(module), torch.no_grad():
                 run(module, torch.zeros(2, *shape))
         except (RuntimeError, ValueError, AssertionError, TypeError, IndexError):
             continue
@@ -66,7 +66,7 @@ def guess_shape(module: nn.Module) -> tuple[int, ...]:
 def check_shape(module: nn.Module, shape: tuple[int, ...]) -> None:
     """**Raises** `InputError` if `module` does not run on inputs of this shape."""
     try:
-        with frozen(module), torch.no_grad():
+        with eval_without_grad(module), torch.no_grad():
             run(module, torch.zeros(2, *shape))
     except (RuntimeError, ValueError, AssertionError, TypeError, IndexError) as error:
         raise InputError(
@@ -97,7 +97,7 @@ def synthesize(module: nn.Module, count: int, shape: tuple[int, ...], steps: int
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     handles = [part.register_forward_pre_hook(hook) for part in norms]
     try:
-        with frozen(module), differentiable(module):
+        with eval_without_grad(module), differentiable(module):
             for step in range(steps):
                 losses.clear()
                 run(module, x)

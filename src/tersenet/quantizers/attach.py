@@ -110,10 +110,10 @@ def penalty(module: nn.Module) -> Tensor:
     return total
 
 
-def anneal(module: nn.Module, progress: float, rate: float) -> None:
+def anneal(module: nn.Module, progress: float, lr: float) -> None:
     """Tell every quantizer how much of the training is done (0 to 1), and the learning rate."""
     for found in quantizers(module):
-        found.quantizer.anneal(progress, rate)
+        found.quantizer.anneal(progress, lr)
 
 
 def after_step(module: nn.Module) -> None:
@@ -139,7 +139,7 @@ def param_groups(module: nn.Module, lr: float, weight_decay: float) -> list[Para
         trained = [parameter for parameter in group["params"] if parameter.requires_grad]
         if trained:
             merged.setdefault((group["lr"], group["weight_decay"]), []).extend(trained)
-    return [{"params": found, "lr": rate, "weight_decay": decay} for (rate, decay), found in merged.items()]
+    return [{"params": found, "lr": lr, "weight_decay": decay} for (lr, decay), found in merged.items()]
 
 
 def frozen_weights(module: nn.Module) -> dict[str, QTensor]:

@@ -14,19 +14,19 @@ from .estimators import clipped
 from .powers import additive_magnitudes, power_magnitudes, with_signs, without_signs
 from .project import Rule
 from .quantizer import Quantizer
-from .weight import LearnedScale, Remedy, least_squares_clip, over_units
+from .weight import LearnedScale, Oscillation, least_squares_clip, over_units
 
 FIRST_CLIP = 3.0  # RCF's authors' first clip, in deviations
 CLIP_RATE = 0.5  # and their learning rate of clips, as a share of that of the weights
 FirstClip = Literal["mse", "paper"]
-Build = Callable[[Tensor, Levels, Rule, int | None, bool, Remedy, FirstClip], Quantizer]
+Build = Callable[[Tensor, Levels, Rule, int | None, bool, Oscillation, FirstClip], Quantizer]
 
 
 @dataclass(frozen=True)
 class Base:
     """Levels for `least` to `most` bits: of weights, and of inputs (with a sign or without), and a weight's quantizer.
 
-    `build(weight, levels, rule, axis, normed, remedy, first_clip)`; `normed`: a batch norm of its own follows.
+    `build(weight, levels, rule, axis, normed, oscillation, first_clip)`; `normed`: a batch norm of its own follows.
     """
 
     name: str
@@ -49,19 +49,31 @@ def first_rounding(kind: Base, weight: Tensor, bits: int) -> Tensor:
 
 
 def learned_step(
-    weight: Tensor, levels: Levels, rule: Rule, axis: int | None, normed: bool, remedy: Remedy, first: FirstClip
+    weight: Tensor,
+    levels: Levels,
+    rule: Rule,
+    axis: int | None,
+    normed: bool,
+    oscillation: Oscillation,
+    first: FirstClip,
 ) -> LearnedScale:
     """LSQ: the step is the parameter; it starts at `2 mean|w| / sqrt(Qp)`, its gradient times `1 / sqrt(N Qp)`."""
     rows = over_units(weight.float(), axis)
     step = (2 * rows.abs().mean(1) / math.sqrt(levels.high)).clamp(min=1e-12)
     return LearnedScale(
         weight, levels, rule, axis=axis, normalise="no", parameter=step, per=1.0,
-        gradient_factor=1 / math.sqrt(rows.shape[1] * levels.high), remedy=remedy,
+        gradient_factor=1 / math.sqrt(rows.shape[1] * levels.high), oscillation=oscillation,
     )  # fmt: skip
 
 
 def learned_clip(
-    weight: Tensor, levels: Levels, rule: Rule, axis: int | None, normed: bool, remedy: Remedy, first: FirstClip
+    weight: Tensor,
+    levels: Levels,
+    rule: Rule,
+    axis: int | None,
+    normed: bool,
+    oscillation: Oscillation,
+    first: FirstClip,
 ) -> LearnedScale:
     """RCF: `alpha Q(w~ / alpha)` with `w~ = (w - mean) / deviation`; deviation and mean are put back unless `normed`.
 
@@ -73,7 +85,7 @@ def learned_clip(
     clip = least_squares_clip(rows, levels) if first == "mse" else torch.full((len(rows),), FIRST_CLIP)
     made = LearnedScale(
         weight, levels, rule, axis=axis, normalise="absorbed" if normed else "restored",
-        parameter=clip.to(weight.device), per=float(levels.high), remedy=remedy,
+        parameter=clip.to(weight.device), per=float(levels.high), oscillation=oscillation,
     )  # fmt: skip
     made.lr_factor, made.decays = CLIP_RATE, True
     return made

@@ -46,15 +46,15 @@ def qea(g: Tensor, at: Rounding, delta: float = 0.2) -> Tensor:
 def qea_project(g: Tensor, at: Rounding, beta: float = 0.3) -> Tensor:
     """Quantization-error-aware, second reading: the step is pulled towards the level it lands next to.
 
-    With `u = w - rate g`: `g' = (1 - b) g + b (w - Q(u)) / rate`, so that w lands on `(1 - b) u + b Q(u)`;
+    With `u = w - lr g`: `g' = (1 - b) g + b (w - Q(u)) / lr`, so that w lands on `(1 - b) u + b Q(u)`;
     b = `beta` times the progress of the training. A reading of Tesfai et al. 2023, whose published formula was not
-    available to us. `beta = 0`, and a rate of 0, is the STE.
+    available to us. `beta = 0`, and a lr of 0, is the STE.
     """
     pull = beta * at.progress
-    rate = at.rate.clamp(min=1e-12)
-    landing = at.levels.nearest(at.x - rate * g / at.scale)
-    pulled = (1 - pull) * g + pull * at.scale * (at.x - landing) / rate
-    return torch.where((pull > 0) & (at.rate > 0), pulled, g)
+    lr = at.lr.clamp(min=1e-12)
+    landing = at.levels.nearest(at.x - lr * g / at.scale)
+    pulled = (1 - pull) * g + pull * at.scale * (at.x - landing) / lr
+    return torch.where((pull > 0) & (at.lr > 0), pulled, g)
 
 
 def dsq(g: Tensor, at: Rounding, a: float = 0.2) -> Tensor:

@@ -21,7 +21,7 @@ PIECE = 1 << 16  # elements that are worked on together
 class Rounding:
     """What a gradient rule may look at. `x` is the input in units of the scale, not clipped; `q` the level it went to.
 
-    `scale` is the size of a unit (broadcasts against x); `progress` runs from 0 to 1 over the training; `rate` is the
+    `scale` is the size of a unit (broadcasts against x); `progress` runs from 0 to 1 over the training; `lr` is the
     learning rate.
     """
 
@@ -30,7 +30,7 @@ class Rounding:
     levels: Levels
     scale: Tensor
     progress: Tensor
-    rate: Tensor
+    lr: Tensor
 
     @property
     def inside(self) -> Tensor:
@@ -48,18 +48,18 @@ class _Project(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, values: Tensor, scale: Tensor, progress: Tensor, rate: Tensor, levels: Levels, rule: Rule
+        ctx: Any, values: Tensor, scale: Tensor, progress: Tensor, lr: Tensor, levels: Levels, rule: Rule
     ) -> Tensor:
         x = values / scale
         q = levels.nearest(x)
-        ctx.save_for_backward(x, q, scale, progress, rate)
+        ctx.save_for_backward(x, q, scale, progress, lr)
         ctx.levels, ctx.rule = levels, rule
         return q * scale
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        x, q, scale, progress, rate = ctx.saved_tensors
-        given = Rounding(x, q, ctx.levels, scale, progress, rate)
+        x, q, scale, progress, lr = ctx.saved_tensors
+        given = Rounding(x, q, ctx.levels, scale, progress, lr)
         by_value = ctx.rule(grads[0], given)
         by_scale = None
         if ctx.needs_input_grad[1]:
@@ -118,12 +118,12 @@ class _Stored(torch.autograd.Function):
         return (grad if by is None else grad * by), None, None, None, None
 
 
-def project(values: Tensor, scale: Tensor, levels: Levels, rule: Rule, progress: Tensor, rate: Tensor) -> Tensor:
+def project(values: Tensor, scale: Tensor, levels: Levels, rule: Rule, progress: Tensor, lr: Tensor) -> Tensor:
     """`scale * levels.nearest(values / scale)`, exactly; gradients by `rule` and by LSQ's formula for the scale.
 
     **Shapes**: `scale` broadcasts against `values` and gets the gradient summed over what it covers.
     """
-    result: Tensor = _Project.apply(values, scale, progress, rate, levels, rule)  # type: ignore[no-untyped-call]
+    result: Tensor = _Project.apply(values, scale, progress, lr, levels, rule)  # type: ignore[no-untyped-call]
     return result
 
 

@@ -21,14 +21,14 @@ class Quantizer(nn.Module, ABC):
     """
 
     progress: Tensor
-    rate: Tensor
+    lr: Tensor
     bits: float  # the width of a code, or the mean of the widths as they are now
     shape: torch.Size  # of the weight, known once it is attached
 
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("progress", torch.zeros(()), persistent=False)
-        self.register_buffer("rate", torch.zeros(()), persistent=False)
+        self.register_buffer("lr", torch.zeros(()), persistent=False)
 
     @abstractmethod
     def forward(self, *latents: Tensor) -> Tensor:
@@ -58,10 +58,10 @@ class Quantizer(nn.Module, ABC):
         """What the training loss gets on top (a scalar)."""
         return latents[0].new_zeros(())
 
-    def anneal(self, progress: float, rate: float) -> None:
+    def anneal(self, progress: float, lr: float) -> None:
         """Tell how much of the training is done, from 0 to 1, and the learning rate."""
         self.progress.fill_(progress)
-        self.rate.fill_(rate)
+        self.lr.fill_(lr)
 
     def after_step(self, *latents: Tensor) -> None:
         """Called when the optimizer has changed the latents, to clamp or project them in place."""

@@ -14,7 +14,7 @@ from .quantizer import ParamGroup, Quantizer
 CANDIDATES = 64  # clips that a least-squares search tries
 
 Normalise = Literal["no", "absorbed", "restored"]
-Remedy = Literal["none", "dampen", "freeze", "stochastic", "uniform"]
+Oscillation = Literal["none", "dampen", "freeze", "stochastic", "uniform"]
 
 
 def unit_shape(weight: Tensor, axis: int | None) -> tuple[int, ...]:
@@ -50,7 +50,7 @@ class LearnedScale(Quantizer):
     itself; "absorbed" the weight minus its mean over its deviation, leaving the value in these units because a batch
     norm follows; "restored" multiplies the deviation back and adds the mean. Mean and deviation are per unit and get no
     gradient. The parameter is the scale divided by `per` (1: LSQ's step; `levels.high`: the clip of RCF), in units of
-    the deviation if there is one; its gradient is multiplied by `gradient_factor`. `remedy` fights oscillation.
+    the deviation if there is one; its gradient is multiplied by `gradient_factor`. `oscillation` fights oscillation.
     """
 
     def __init__(
@@ -64,11 +64,11 @@ class LearnedScale(Quantizer):
         parameter: Tensor,
         per: float,
         gradient_factor: float = 1.0,
-        remedy: Remedy = "none",
+        oscillation: Oscillation = "none",
     ) -> None:
         super().__init__()
         self.levels, self.rule, self.axis, self.normalise = levels, rule, axis, normalise
-        self.per, self.gradient_factor, self.remedy = per, gradient_factor, remedy
+        self.per, self.gradient_factor, self.oscillation = per, gradient_factor, oscillation
         self.dtype, self.bits = weight.dtype, (levels.count - 1).bit_length()
         self.lr_factor, self.decays = 1.0, False  # of the scale, against those of the weights
         self.scale = torch.nn.Parameter(parameter.detach().float().reshape(unit_shape(weight, axis)))
@@ -78,7 +78,7 @@ class LearnedScale(Quantizer):
             fits = (scale > 2 * SMALLEST).all() and (scale < LARGEST / 2).all()
             self.fp16 = bool(fits) and (offset is None or bool((offset.abs() < LARGEST).all()))
             moved, scale, offset, _ = self._prepared(weight.float())
-            self.freezer = Freezer(levels.nearest(moved / scale)) if remedy == "freeze" else None
+            self.freezer = Freezer(levels.nearest(moved / scale)) if oscillation == "freeze" else None
 
     def param_groups(self, latents: tuple[Tensor, ...], lr: float, weight_decay: float) -> list[ParamGroup]:
         """The scale, with a rate of its own and by default without weight decay."""
@@ -91,10 +91,10 @@ class LearnedScale(Quantizer):
         if self.freezer is not None:
             self.freezer.watch(moved / scale, self.levels, self.progress)
             moved = self.freezer.held(moved, scale)
-        if self.training and self.remedy in ("stochastic", "uniform"):
-            value = noisy(moved, scale, self.levels, self.remedy)
+        if self.training and self.oscillation in ("stochastic", "uniform"):
+            value = noisy(moved, scale, self.levels, self.oscillation)
         else:
-            value = project(moved, scale, self.levels, self.rule, self.progress.clone(), self.rate / deviation**2)
+            value = project(moved, scale, self.levels, self.rule, self.progress.clone(), self.lr / deviation**2)
         if offset is not None:
             value = value + offset
         return value if self.dtype == torch.float32 else value.to(self.dtype).to(torch.float32)
@@ -114,7 +114,7 @@ class LearnedScale(Quantizer):
 
     def penalty(self, latent: Tensor) -> Tensor:  # type: ignore[override]
         """Dampening, if it is the remedy."""
-        if self.remedy != "dampen":
+        if self.oscillation != "dampen":
             return super().penalty(latent)
         moved, scale, *_ = self._prepared(latent)
         return dampening(moved / scale.detach(), self.levels, self.progress)
@@ -123,14 +123,14 @@ class LearnedScale(Quantizer):
         """What is rounded, the scale it is rounded with, what is added afterwards, and how many latent units a unit
         is."""
         if self.normalise == "no":
-            return latent, self._scale(), None, torch.ones_like(self.rate)
+            return latent, self._scale(), None, torch.ones_like(self.lr)
         rows = over_units(latent.detach(), self.axis)
         shape = unit_shape(latent, self.axis)
         mean, deviation = rows.mean(1).reshape(shape), rows.std(1, unbiased=False).clamp(min=1e-12).reshape(shape)
         if self.normalise == "absorbed":
             return (latent - mean) / deviation, self._scale(), None, deviation
         offset = mean.to(torch.float16).to(torch.float32) if self.fp16 else mean
-        return latent - offset, self._scale(deviation), offset, torch.ones_like(self.rate)
+        return latent - offset, self._scale(deviation), offset, torch.ones_like(self.lr)
 
     def _scale(self, by: Tensor | None = None) -> Tensor:
         return stored_scale(self.scale, self.per, self.gradient_factor, self.fp16, by)

@@ -18,7 +18,7 @@ class Outcome:
     trials: list[Trial]
     ended: str
     test: Estimate | None = None
-    looks: int = 0
+    test_looks: int = 0
     originals: tuple[Estimate, Estimate] | None = None
     higher_is_better: bool = True
 

@@ -53,9 +53,9 @@ def boundary(count: int, start: int | None, holds: Callable[[int], bool]) -> int
 class Search:
     """Trials of methods towards `target`, logged in `trials`, the best one's file at `output`.
 
-    `make(method, start, path)` writes a file and returns its bytes; `judge(path)` estimates its drop in points (None
+    `make(method, start, path)` writes a file and returns its bytes; `evaluate(path)` estimates its drop in points (None
     where there is nothing to judge on); `expect(method)` in seconds, corrected by what trials of the same method took;
-    `say(text)` before every trial. What is at `output` now may be replaced; what appears there later may not.
+    `on_message(text)` before every trial. What is at `output` now may be replaced; what appears there later may not.
     """
 
     def __init__(
@@ -65,12 +65,12 @@ class Search:
         output: Path,
         folder: SearchFolder,
         make: Callable[[Method, str, Path], int],
-        judge: Callable[[Path], Estimate | None],
+        evaluate: Callable[[Path], Estimate | None],
         expect: Callable[[Method], float],
-        say: Callable[[str], None],
+        on_message: Callable[[str], None],
     ) -> None:
         self.target, self.trials, self.output, self.folder = target, trials, output, folder
-        self.make, self.judge, self.expect, self.say = make, judge, expect, say
+        self.make, self.evaluate, self.expect, self.on_message = make, evaluate, expect, on_message
         self.paces: dict[str, float] = {}  # seconds taken over seconds expected, by method
         self.seen: list[Trial] = []  # in this order again when a search goes on, so it steers as it did
         self.tried: dict[str, Method] = {}  # by key of the trial
@@ -111,14 +111,14 @@ class Search:
         if best is not None and remaining() < 0:
             raise OutOfTime("out of time")
         expected = self.seconds(method)
-        self.say(f"{name}: about {in_words(expected)}; best so far: {so_far}")
+        self.on_message(f"{name}: about {in_words(expected)}; best so far: {so_far}")
         if method.needs == "training" and expected > PATIENCE * remaining():
             raise OutOfTime(f"{in_words(remaining())} are left for a training of {in_words(expected)}")
         began = time.perf_counter()
         try:
             size = self.make(method, start, self.folder.candidate)
             trial = Trial(key_of(method, start), size, hash_of(self.folder.candidate), 0.0)
-            found = self.judge(self.folder.candidate)
+            found = self.evaluate(self.folder.candidate)
             if found is not None:
                 trial = replace(trial, drop=found.mean, least=found.least, most=found.most, n=found.n)
             trial = replace(trial, seconds=time.perf_counter() - began)
@@ -177,7 +177,7 @@ class Search:
             try:
                 return self.within(turned.trial(first + index), sure)
             except BudgetError as error:  # the method cannot go so low
-                self.say(f"left out: {error}")
+                self.on_message(f"left out: {error}")
                 return False
 
         boundary(turned.count - first, None if turned.near is None else turned.near - first, holds)

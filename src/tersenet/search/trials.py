@@ -130,7 +130,7 @@ class Trials:
         self._tests[digest] = dict(result)
 
     @property
-    def looks(self) -> int:
+    def test_looks(self) -> int:
         """How many files have been judged on the test split."""
         return len(self._tests)
 

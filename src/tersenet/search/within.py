@@ -23,13 +23,13 @@ from ..methods import get, names
 from ..progress import OutOfTime, until
 from .folder import SearchFolder, hash_of
 from .outcome import Outcome
+from .runner import VALIDATION, Runner
 from .search import Search
 from .target import Target
 from .trials import Trials
-from .workshop import VALIDATION, Workshop
 
 Step = Callable[[Search], None]
-Say = Callable[[str], None]
+OnMessage = Callable[[str], None]
 
 
 def compress_within(
@@ -44,23 +44,24 @@ def compress_within(
     time_limit: float | None = None,
     force: bool = False,
     effort: str = "fast",
-    named: str = "",
-    say: Say = lambda text: None,
+    task_name: str = "",
+    on_message: OnMessage = lambda text: None,
 ) -> Outcome:
     """Compress to at most `max_bytes` bytes as well as possible, or as small as possible with a drop of at most
     `max_drop` points (of the task's metric, or of agreement where there are no labels), by trials of `method`.
 
-    The rate of the method (`Method.rate`) is searched; its other fields stay. The file is judged, decoded, on the
+    The knob of the method (`Method.knob`) is searched; its other fields stay. The file is judged, decoded, on the
     validation split against the original network; the test split is looked at once, at the end. The best file so far
     is always at `output`; trials are logged in the folder `OUTPUT.search`, and the same call goes on there after an
-    interruption. `time_limit` is in seconds; `named` tells tasks apart; `say` is told before every trial.
+    interruption. `time_limit` is in seconds; `task_name` tells tasks apart; `on_message` gets a line of
+    text before every trial.
 
     **Raises** `BudgetError` if no trial could be finished, and what `compress_file` raises.
     """
     identity = identified(method, effort)
     target = Target(max_bytes, max_drop)
     return _search(path, output, method, [_step(method, max_bytes)], identity, module, task, target, time_limit, force,
-                   effort, named, say)  # fmt: skip
+                   effort, task_name, on_message)  # fmt: skip
 
 
 def auto(
@@ -75,15 +76,15 @@ def auto(
     methods: Sequence[str] | None = None,
     time_limit: float = 1800.0,
     force: bool = False,
-    named: str = "",
-    say: Say = lambda text: None,
+    task_name: str = "",
+    on_message: OnMessage = lambda text: None,
 ) -> Outcome:
     """Like `compress_within`, by one method after the other: what all of them, or those named in `methods`, offer
     (`Method.auto_points`), data-free first, then calibrated, with `train` trained. Each begins at the value of its
     knob, and a training at the size, that those before it have reached."""
     chosen = list(names() if methods is None else methods)
     job = Job(open_checkpoint(path, module), module, task.for_method())
-    points = _cheap_to_dear([point for name in chosen for point in get(name).auto_points(job)], task, train)
+    points = _in_order([point for name in chosen for point in get(name).auto_points(job)], task, train)
     if not points:
         raise UsageError(
             f"none of {', '.join(chosen)} offers anything to auto: use compress with max_bytes or max_drop"
@@ -91,14 +92,18 @@ def auto(
     identity = {"method": "auto", "train": train, **({} if methods is None else {"methods": chosen})}
     steps = [_step(method, max_bytes) for method in points]
     return _search(path, output, points[0], steps, identity, module, task, Target(max_bytes, max_drop), time_limit,
-                   force, "fast", named, say)  # fmt: skip
+                   force, "fast", task_name, on_message)  # fmt: skip
 
 
-def _cheap_to_dear(points: list[Method], task: Task, train: bool) -> list[Method]:
-    """In the order that methods are tried: by what they need, trainings by the work they take."""
+def _in_order(points: list[Method], task: Task, train: bool) -> list[Method]:
+    """In the order that methods are tried: by what they need, trainings by how many samples they run."""
     order = ("nothing", "calibration", "training")
-    wanted = [point for point in points if train or point.needs != "training"]
-    return sorted(wanted, key=lambda point: (order.index(point.needs), point.work(task) * (point.needs == "training")))
+    offered = [point for point in points if train or point.needs != "training"]
+
+    def cost(point: Method) -> tuple[int, float]:
+        return order.index(point.needs), point.sample_passes(task) if point.needs == "training" else 0.0
+
+    return sorted(offered, key=cost)
 
 
 def _step(method: Method, max_bytes: int | None) -> Step:
@@ -122,7 +127,7 @@ def _step(method: Method, max_bytes: int | None) -> Step:
 def _search(
     path: Where, output: str | Path, first: Method, steps: Sequence[Step], identity: dict[str, Any],
     module: nn.Module | None, task: Task | None, target: Target, time_limit: float | None, force: bool, effort: str,
-    named: str, say: Say,
+    task_name: str, on_message: OnMessage,
 ) -> Outcome:  # fmt: skip
     deadline = time.monotonic() + (math.inf if time_limit is None else time_limit)
     _check(target, module, task, time_limit)
@@ -131,18 +136,18 @@ def _search(
     folder = SearchFolder(output)
     with folder.held():
         check_output(output, checkpoint_at(path).path, force=force or _own(output, folder.log))
-        shop = Workshop(path, module, task, effort, folder)
+        runner = Runner(path, module, task, effort, folder)
         if force and folder.log.exists():  # nothing is deleted before a first file could be made and judged
-            _prove(shop, first, deadline)
+            _prove(runner, first, deadline)
             folder.clear()
-        described = {"input": shop.source.digest(), "target": asdict(target), "task": named,
-                     "data": shop.data}  # fmt: skip
+        described = {"input": runner.source.digest(), "target": asdict(target), "task": task_name,
+                     "data": runner.data}  # fmt: skip
         with closing(Trials(folder.log, {**identity, **described})) as trials:
-            search = Search(target, trials, output, folder, shop.make, shop.judge, shop.expect, say)
+            search = Search(target, trials, output, folder, runner.make, runner.evaluate, runner.expect, on_message)
             outcome = _run(search, [*steps, Search.polish], deadline)
-            if outcome.ended == "interrupted" or shop.judged is None or shop.judged.test is None:
+            if outcome.ended == "interrupted" or runner.judged is None or runner.judged.test is None:
                 return outcome
-            return _tested(outcome, search, shop)
+            return _tested(outcome, search, runner)
 
 
 def _run(search: Search, steps: Sequence[Step], deadline: float) -> Outcome:
@@ -161,10 +166,10 @@ def _run(search: Search, steps: Sequence[Step], deadline: float) -> Outcome:
                     raise OutputError(f"{error}; {kept}, and the same command goes on") from error
                 except TersenetError as error:
                     problem = error
-                    search.say(f"left out: {error}")
+                    search.on_message(f"left out: {error}")
     except OutOfTime as stop:
         ended = "out of time"
-        search.say(str(stop))
+        search.on_message(str(stop))
     except KeyboardInterrupt:
         ended = "interrupted"
     if (best := search.best) is None:
@@ -174,18 +179,18 @@ def _run(search: Search, steps: Sequence[Step], deadline: float) -> Outcome:
     return Outcome(best, search.target, list(search.trials.all), ended)
 
 
-def _tested(outcome: Outcome, search: Search, shop: Workshop) -> Outcome:
+def _tested(outcome: Outcome, search: Search, runner: Runner) -> Outcome:
     """With the best file judged on the test split, from the log or now; warns where validation flatters."""
     known = search.trials.tested(outcome.best.digest)
     if known is None:
-        drop, original = shop.test(search.output)
+        drop, original = runner.test(search.output)
         known = {"drop": asdict(drop), "original": None if original is None else asdict(original)}
         search.trials.add_test(outcome.best.digest, known)
     originals = None
-    if shop.original is not None and known["original"] is not None:
-        originals = shop.original, Estimate(**known["original"])
-    better = True if shop.judged is None else shop.judged.higher_is_better
-    outcome = replace(outcome, test=Estimate(**known["drop"]), looks=search.trials.looks, originals=originals,
+    if runner.original is not None and known["original"] is not None:
+        originals = runner.original, Estimate(**known["original"])
+    better = True if runner.judged is None else runner.judged.higher_is_better
+    outcome = replace(outcome, test=Estimate(**known["drop"]), test_looks=search.trials.test_looks, originals=originals,
                       higher_is_better=better)  # fmt: skip
     if outcome.flattered and originals is not None:
         warnings.warn(
@@ -196,17 +201,17 @@ def _tested(outcome: Outcome, search: Search, shop: Workshop) -> Outcome:
     return outcome
 
 
-def _prove(shop: Workshop, first: Method, deadline: float) -> None:
+def _prove(runner: Runner, first: Method, deadline: float) -> None:
     """Make and judge a file as the search will, and delete it. **Raises** whatever is wrong with the call."""
     try:
         with until(deadline), suppress(BudgetError):  # a target that cannot be met is an outcome
             biggest = first.at(first.knob.values[0])
-            shop.make(biggest.untrained or biggest, "", shop.folder.untrained)
-            shop.judge(shop.folder.untrained)
+            runner.make(biggest.untrained or biggest, "", runner.folder.untrained)
+            runner.evaluate(runner.folder.untrained)
     except OutOfTime as stop:
         raise BudgetError(f"{stop} before the first trial was finished: allow more time") from stop
     finally:
-        shop.folder.untrained.unlink(missing_ok=True)
+        runner.folder.untrained.unlink(missing_ok=True)
 
 
 def _own(output: Path, log: Path) -> bool:

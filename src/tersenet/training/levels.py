@@ -1,4 +1,4 @@
-"""What methods that train on a fixed set of levels have in common: bits, stages, ends, estimators, ranges of inputs."""
+"""What methods that train on a fixed set of levels have in common: bits, stages, estimators, ranges of inputs."""
 
 from abc import abstractmethod
 from dataclasses import dataclass, replace
@@ -14,7 +14,7 @@ from ..quantizers.bases import BASES, Base, FirstClip, eight_bits
 from ..quantizers.estimators import RULES, Estimator
 from ..quantizers.project import Rule
 from ..quantizers.quantizer import Quantizer
-from ..quantizers.weight import Remedy
+from ..quantizers.weight import Oscillation
 from .method import Target, TrainedMethod
 from .phases import Phase
 
@@ -25,11 +25,11 @@ FULL = 32  # bits from which on nothing is quantised
 class TrainedOnLevels(TrainedMethod):
     """Quantization-aware training: `epochs` at `bits` per weight and `act_bits` per layer input (32: not quantised).
 
-    The first and the last layer get 8-bit weights and unquantised inputs (`ends`: "8"), stay as they are ("keep"), or
-    are treated like the others ("same"). `stages` are numbers of bits that are trained before, each for as many epochs
-    (progressive initialisation). `range` says how input ranges are found: learned ("lsq", "rcf", "pact") or observed
-    ("minmax", "ema", "percentile", "mse"). `estimator` is the gradient rule of weights, `remedy` works against
-    oscillation.
+    The first and the last layer get 8-bit weights and unquantised inputs (`first_last`: "8"), stay as they are
+    ("keep"), or are treated like the others ("same"). `stages` are numbers of bits that are trained before,
+    each for as many epochs (progressive initialisation). `act_range` says how input ranges are found: learned ("lsq",
+    "rcf", "pact") or observed ("minmax", "ema", "percentile", "mse"). `estimator` is the gradient rule of weights,
+    `oscillation` what is done against weights that oscillate.
     """
 
     bits: Annotated[int, Within(2, 8, also=32)] = 4
@@ -40,13 +40,13 @@ class TrainedOnLevels(TrainedMethod):
     """Bits that are trained before, each for as many epochs: 8 4 on the way to 3."""
     granularity: Literal["tensor", "channel"] = "tensor"
     """One scale per tensor, or per output channel."""
-    ends: Literal["8", "keep", "same"] = "8"
+    first_last: Literal["8", "keep", "same"] = "8"
     """First and last layer: 8-bit weights and unrounded inputs, kept, or the same as the others."""
     estimator: Estimator = "clipped"
     """Gradient rule of rounding."""
-    remedy: Remedy = "none"
+    oscillation: Oscillation = "none"
     """What is done against weights that oscillate between two levels."""
-    range: Range = "lsq"
+    act_range: Range = "lsq"
     """How ranges of inputs are found: learned (lsq, rcf, pact) or observed."""
 
     def check(self) -> None:
@@ -106,9 +106,9 @@ class TrainedOnLevels(TrainedMethod):
         return tuple(Phase(replace(self, bits=bits), self.epochs, self.lr) for bits in (*self.stages, self.bits))
 
     def quantizer(self, target: Target, weight: Tensor) -> Quantizer | None:
-        """The levels at the tensor's width; those of the first and last layer as `ends` says."""
-        end = target.first_or_last and self.ends != "same"
-        if self.bits == FULL or (end and self.ends == "keep"):
+        """The levels at the tensor's width; those of the first and last layer as `first_last` says."""
+        end = target.first_or_last and self.first_last != "same"
+        if self.bits == FULL or (end and self.first_last == "keep"):
             return None
         axis = target.spec.axis if self.granularity == "channel" else None
         bits = self.bits_of(target.name, 8 if end else self.bits)
@@ -116,10 +116,10 @@ class TrainedOnLevels(TrainedMethod):
             return eight_bits(weight, axis)
         check_widths({target.name: bits}, self.kind.least, self.kind.most)
         levels = self.kind.weights(bits)
-        return self.kind.build(weight, levels, self.rule, axis, target.normed, self.remedy, self.first)
+        return self.kind.build(weight, levels, self.rule, axis, target.normed, self.oscillation, self.first)
 
     def input_quantizer(self, target: Target) -> InputQuantizer | None:
         """Levels of `act_bits` bits, between the first and the last layer."""
-        if not self.rounds_inputs or (target.first_or_last and self.ends != "same"):
+        if not self.rounds_inputs or (target.first_or_last and self.first_last != "same"):
             return None
-        return InputQuantizer(self.range, partial(self.kind.inputs, self.act_bits))
+        return InputQuantizer(self.act_range, partial(self.kind.inputs, self.act_bits))

@@ -66,14 +66,14 @@ class Hooks:
 class Session:
     """How a training is called, where it runs, and what is kept of it.
 
-    With `run`, checkpoints go there every few minutes: `around` plus model, optimizer, step and random states; `saved`
-    is such a checkpoint to go on from. `teacher` gives the outputs that `Schedule.distill` is about.
+    With `run`, checkpoints go there every few minutes: `envelope` plus model, optimizer, step and random states;
+    `saved` is such a checkpoint to go on from. `teacher` gives the outputs that `Schedule.distill` is about.
     """
 
     title: str = "training"
     processes: Processes = field(default_factory=Processes)
     run: Run | None = None
-    around: Mapping[str, Any] = field(default_factory=dict)
+    envelope: Mapping[str, Any] = field(default_factory=dict)
     saved: Mapping[str, Any] | None = None
     teacher: nn.Module | None = None
 
@@ -156,11 +156,11 @@ class _Loop:
 
     def _step(self, batch: Batch) -> tuple[float, float]:
         """One step; the loss, and the score on the batch."""
-        rate = self.schedule.lr * (1 + math.cos(math.pi * self.done / self.total)) / 2
+        lr = self.schedule.lr * (1 + math.cos(math.pi * self.done / self.total)) / 2
         for group in self.optimizer.param_groups:
-            group["lr"] = rate * group["factor"]
+            group["lr"] = lr * group["factor"]
         momentum = self.optimizer.param_groups[0].get("momentum", 0.0)
-        anneal(self.module, self.done / self.total, rate / (1 - momentum))
+        anneal(self.module, self.done / self.total, lr / (1 - momentum))
         loss, outputs = self._loss(batch)
         self.held = outputs, loss
         (loss + penalty(self.module)).backward()
@@ -175,7 +175,7 @@ class _Loop:
         self.hooks.after_step(self.module)
         self.done += 1
         if self.keeps is not None and self.done % max(1, self.per_epoch // 20) == 0:
-            self.keeps.log(self.done, **{"loss": lost, "train score": score, "learning rate": rate})
+            self.keeps.log(self.done, **{"loss": lost, "train score": score, "learning rate": lr})
         return lost, score
 
     def _loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -201,7 +201,7 @@ class _Loop:
     def _checkpoint(self) -> None:
         if self.keeps is not None:
             state = {"model": self.module.state_dict(), "optimizer": self.optimizer.state_dict(), "step": self.done}
-            self.keeps.save({**self.session.around, **state, "random": random_state()})
+            self.keeps.save({**self.session.envelope, **state, "random": random_state()})
 
 
 def _forward(runner: nn.Module, batch: Batch, processes: Processes) -> Any:

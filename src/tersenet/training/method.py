@@ -17,13 +17,13 @@ from torch import Tensor, nn
 from ..core.batch import Batch
 from ..core.fields import Seed, Within
 from ..core.method import Job, Method, TensorSource
-from ..core.model import Finding, KeptTensor, Piece, TensorSpec
+from ..core.model import Item, KeptTensor, ProvenanceNote, TensorSpec
 from ..core.nested import tensors
 from ..core.task import Task
 from ..errors import InputError, UsageError
 from ..network.batch_norm import reestimate
-from ..network.kept import BN_PARTS, batch_norms, check_finite, keep, pair, why_kept
-from ..network.layers import Given, Layer, find_layers, frozen, recurrent_weights, without_recurrent
+from ..network.kept import BN_PARTS, batch_norms, check_finite, keep, scale_and_shift, why_kept
+from ..network.layers import Given, Layer, eval_without_grad, find_layers, recurrent_weights, without_recurrent
 from ..quantizers import attach
 from ..quantizers.activation import InputQuantizer
 from ..quantizers.quantizer import Quantizer
@@ -76,7 +76,7 @@ class TrainedMethod(Method):
     def check(self) -> None:
         """No batch norm that is folded."""
         if self.bn == "fold":
-            raise UsageError('bn="fold" cannot be trained: give bn="pair" or bn="keep"')
+            raise UsageError('bn="fold" cannot be trained: give bn="scale-shift" or bn="keep"')
 
     @abstractmethod
     def quantizer(self, target: Target, weight: Tensor) -> Quantizer | None:
@@ -130,7 +130,7 @@ class TrainedMethod(Method):
         """Why a tensor without a quantizer was kept."""
         return why_kept(name, spec, self) or FULL_PRECISION
 
-    def work(self, task: Task | None) -> float:
+    def sample_passes(self, task: Task | None) -> float:
         """Every epoch runs all training samples forward and back, twice forward where it distills."""
         epochs = sum(phase.epochs for phase in self.phases())
         return epochs * samples(task, "train") * (4.0 if self.distill else 3.0) if task and epochs else 0.0
@@ -153,7 +153,7 @@ class TrainedMethod(Method):
             raise InputError("there are no calibration inputs: the train split is empty")
         if not all(bool(torch.isfinite(part).all()) for batch in held for part in tensors(batch.inputs)):
             raise InputError("the first training inputs have NaN or infinity: check the data")
-        with frozen(module):
+        with eval_without_grad(module):
             layers = find_layers(module, held[0].first(2))
         targets = self._targets(module, specs, layers)
         made = {name: self._quantizer(module, target) for name, target in targets.items()}
@@ -188,7 +188,7 @@ class TrainedMethod(Method):
         made = self.quantizer(target, weight.to(target.spec.dtype))
         return None if made is None else made.to(weight.device)
 
-    def compress(self, job: Job) -> Iterator[Piece]:
+    def compress(self, job: Job) -> Iterator[Item]:
         """Train a copy of the network and yield it, quantised. **Raises** `UsageError` without network or task."""
         module, task = job.network_and_task(self.name, "trains")
         task.split("train")
@@ -202,16 +202,16 @@ class TrainedMethod(Method):
             network = training.trained()
         found = {**facts, **method.conclude(network, job)}
         yield from settled(network, method.pieces(network, job.source))
-        yield from ((name, Finding(each)) for name, each in found.items())
+        yield from ((name, ProvenanceNote(each)) for name, each in found.items())
 
-    def pieces(self, network: nn.Module, source: TensorSource) -> Iterator[Piece]:
+    def pieces(self, network: nn.Module, source: TensorSource) -> Iterator[Item]:
         """The network that quantizers are attached to, as tensors and activations; it is left as it is."""
         state = attach.latent_state(network)
-        if self.bn == "pair":
+        if self.bn == "scale-shift":
             for prefix in batch_norms(source.specs, source.aliases):
                 eps = float(network.get_submodule(prefix).eps)  # type: ignore[arg-type]
                 parts = {part: state[f"{prefix}.{part}"] for part in BN_PARTS}
-                state |= {f"{prefix}.{part}": value for part, value in pair(parts, eps).items()}
+                state |= {f"{prefix}.{part}": value for part, value in scale_and_shift(parts, eps).items()}
         quantised = {source.aliases.get(name, name): entry for name, entry in attach.frozen_weights(network).items()}
         recurrent = recurrent_weights(network)
         for name, spec in source.specs.items():
@@ -222,11 +222,11 @@ class TrainedMethod(Method):
             if name in recurrent and reason == FULL_PRECISION:
                 reason = "recurrent layer"
             value = state[name].detach().to("cpu", spec.dtype) if name in state else source.read(name)
-            yield name, keep(value, reason, self.side)
+            yield name, keep(value, reason, self.kept_dtype)
         yield from attach.frozen_inputs(network).items()
 
 
-def settled(network: nn.Module, pieces: Iterable[Piece]) -> Iterator[Piece]:
+def settled(network: nn.Module, pieces: Iterable[Item]) -> Iterator[Item]:
     """`pieces` of `network`, which from now on computes with what is kept as it is stored."""
     for name, piece in pieces:
         if isinstance(piece, KeptTensor):

@@ -99,8 +99,8 @@ class Training:
         )  # fmt: skip
         hooks = Hooks(method.make_optimizer, partial(method.on_epoch, job=self.job), method.after_step)
         title = f"{method.name}, {attach.average_bits(self.network):.2f} bits"
-        around = {"stage": number, "base": self.base}
-        session = Session(title, self.processes, self.folder, around, saved, self.teacher)
+        envelope = {"stage": number, "base": self.base}
+        session = Session(title, self.processes, self.folder, envelope, saved, self.teacher)
         fit(self.network, self.task, schedule, hooks, session)
 
     def _finish(self, number: int) -> None:

@@ -1,4 +1,4 @@
-"""The global random generators of torch, Python and numpy: seeded for our work, the user's again behind it."""
+"""The global random generators of torch, Python and numpy: seeded while we need them, and then put back."""
 
 import random
 from collections.abc import Iterator, Mapping

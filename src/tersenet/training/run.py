@@ -22,7 +22,7 @@ from ..files.terse import load
 from .processes import is_main
 
 EVERY = 120.0  # seconds between checkpoints
-HASH = 16  # bytes of the hash (xxh3-128) behind a checkpoint
+HASH = 16  # bytes of the hash (xxh3-128) that follows a checkpoint
 DESCRIPTION, LAST, LOG = "run.json", "last.pt", "log.jsonl"
 
 
@@ -185,7 +185,7 @@ def _read(folder: Path) -> dict[str, Any] | None:
 
 
 class _Hashing:
-    """A stream that hashes what is written to it, one byte after the other. `torch.load` does not mind what is behind
+    """A stream that hashes what is written to it, one byte after the other. `torch.load` does not mind what is after
     the end of its archive, and does not look at the checksums inside."""
 
     def __init__(self, stream: BinaryIO) -> None:

@@ -43,7 +43,7 @@ from ...training.phases import Phase, finish
 from ...training.randomness import seeded
 from .fixed_point import WIDEST, MixedFixedPoint
 from .signal import Part, clusters, give, lowest, parts, record, scores
-from .widths import Beside, affordable, needed, nonzeros, prune_to, ratio
+from .widths import Unquantised, affordable, needed, nonzeros, prune_to, ratio
 
 TUNED = (0, 2, 3, 4, 5, 6, 8)  # widths that `tune` tries
 CANDIDATES = 12  # bit tuples that `tune` evaluates
@@ -88,7 +88,7 @@ class AccGrad(TrainedMethod):
     lr: Annotated[float, Within(above=0)] = 0.02
 
     def check(self) -> None:
-        """Widths from low to high, not all 0; epochs behind the warm-up; a target where bits are tuned."""
+        """Widths from low to high, not all 0; epochs after the warm-up; a target where bits are tuned."""
         if list(self.bits) != sorted(self.bits):
             raise UsageError(f"bits={self.bits}: expected widths from low to high")
         if self.mode != "in" and not any(self.widths):
@@ -100,7 +100,7 @@ class AccGrad(TrainedMethod):
         if self.tune and self.target_ratio is None:
             raise UsageError("tune=True looks for the most accurate bits at a ratio: give target_ratio=")
         if self.bn == "fold":
-            raise UsageError('bn="fold" cannot be trained: give bn="pair" or bn="keep"')
+            raise UsageError('bn="fold" cannot be trained: give bn="scale-shift" or bn="keep"')
         check_widths(self.layer_bits, 2, WIDEST)
 
     @property
@@ -160,8 +160,8 @@ class AccGrad(TrainedMethod):
         total, values, share = sum(latent.numel() for _, _, latent in found), scores(found, self.signal), self.share
         if self.target_ratio is not None:
             widths = (WIDEST,) if self.mode == "in" else tuple(bits for bits in self.widths if bits)
-            beside = Beside.of(self.pieces(network, job.source))
-            wanted = affordable(found, beside, self.target_ratio, widths)
+            unquantised = Unquantised.of(self.pieces(network, job.source))
+            wanted = affordable(found, unquantised, self.target_ratio, widths)
             share = 1 - needed(found, values, wanted, max(widths)) / total
         spent = (epoch - self.warmup + 1) / max(1, self.ramp * (self.epochs - self.warmup))
         share -= (share - 0.5) * max(0.0, 1 - spent) ** 3
@@ -174,13 +174,13 @@ class AccGrad(TrainedMethod):
             self._cluster(network, job)
         values = scores(found, self.signal)
         if self.target_ratio is not None:
-            prune_to(found, Beside.of(self.pieces(network, job.source)), values, self.target_ratio)
+            prune_to(found, Unquantised.of(self.pieces(network, job.source)), values, self.target_ratio)
         with seeded(self.seed):
             finish(network, task.batches("train"))
-        beside = Beside.of(self.pieces(network, job.source))
+        unquantised = Unquantised.of(self.pieces(network, job.source))
         if self.target_ratio is not None:
-            prune_to(found, beside, values, self.target_ratio)  # again, if what is kept has grown
-        return {"accgrad": self._facts(found, beside)}
+            prune_to(found, unquantised, values, self.target_ratio)  # again, if what is kept has grown
+        return {"accgrad": self._facts(found, unquantised)}
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -202,11 +202,11 @@ class AccGrad(TrainedMethod):
     def _tuned(self, network: nn.Module, job: Job, gives: Callable[[tuple[int, ...]], None]) -> tuple[int, ...]:
         """The bit tuple with the best validation score among those whose ratio is just above the target."""
         assert self.target_ratio is not None and job.task is not None
-        found, beside = parts(network), Beside.of(self.pieces(network, job.source))
+        found, unquantised = parts(network), Unquantised.of(self.pieces(network, job.source))
         tried = []
         for widths in combinations_with_replacement(TUNED, len(self.widths)):
             gives(widths)
-            tried.append((ratio(found, beside) if any(widths) else math.inf, widths))
+            tried.append((ratio(found, unquantised) if any(widths) else math.inf, widths))
         enough = sorted(pair for pair in tried if self.target_ratio <= pair[0] < math.inf)[:CANDIDATES]
         if not enough:
             most = max(reached for reached, widths in tried if any(widths))
@@ -221,13 +221,13 @@ class AccGrad(TrainedMethod):
             progress("trying bits", done + 1, len(enough))
         return max(judged)[1]
 
-    def _facts(self, found: list[Part], beside: Beside) -> dict[str, Any]:
+    def _facts(self, found: list[Part], unquantised: Unquantised) -> dict[str, Any]:
         """What the file's provenance records: the accounting, and non-zeros by width."""
         widths, counts = torch.cat([quantizer.widths.reshape(-1) for _, quantizer, _ in found]).unique(
             return_counts=True
         )
         return {
-            "ratio": round(ratio(found, beside), 3),
+            "ratio": round(ratio(found, unquantised), 3),
             "weights": dict(zip(map(str, widths.tolist()), counts.tolist(), strict=True)),
             "nonzeros": {part[0]: {str(bits): n for bits, n in nonzeros(part).items()} for part in found},
         }

@@ -10,21 +10,21 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ...core.model import KeptTensor, Piece
+from ...core.model import Item, KeptTensor
 from ...errors import BudgetError
 from ...files.terse import stored_size
 from ...report.size import csr_bits, tag_bits
 from .signal import Part, give
 
 
-class Beside(NamedTuple):
+class Unquantised(NamedTuple):
     """Bytes of the tensors that have no widths to choose: in fp32, and as they are stored."""
 
     fp32: int = 0
     stored: int = 0
 
     @classmethod
-    def of(cls, pieces: Iterable[Piece]) -> "Beside":
+    def of(cls, pieces: Iterable[Item]) -> "Unquantised":
         """What is kept among `pieces`."""
         kept = [entry for _, entry in pieces if isinstance(entry, KeptTensor)]
         return cls(4 * sum(entry.tensor.numel() for entry in kept), sum(map(stored_size, kept)))
@@ -44,12 +44,12 @@ def nonzeros(part: Part) -> dict[int, int]:
     return {int(b): int((widths == b).sum()) for b in widths.unique()}
 
 
-def ratio(found: Sequence[Part], beside: Beside) -> float:
+def ratio(found: Sequence[Part], unquantised: Unquantised) -> float:
     """The ratio as the weights now are."""
-    return beside.ratio([(tuple(part[2].shape), nonzeros(part)) for part in found])
+    return unquantised.ratio([(tuple(part[2].shape), nonzeros(part)) for part in found])
 
 
-def affordable(found: Sequence[Part], beside: Beside, target: float, widths: Sequence[int]) -> int:
+def affordable(found: Sequence[Part], unquantised: Unquantised, target: float, widths: Sequence[int]) -> int:
     """How many non-zeros of `widths` (in equal parts, spread evenly) a ratio allows.
 
     **Raises** `BudgetError` if that is less than one for every tensor.
@@ -59,7 +59,7 @@ def affordable(found: Sequence[Part], beside: Beside, target: float, widths: Seq
 
     def reached(count: int) -> float:
         each = [count * math.prod(shape) / total / len(widths) for shape in shapes]
-        return beside.ratio([(s, dict.fromkeys(widths, round(n))) for s, n in zip(shapes, each, strict=True)])
+        return unquantised.ratio([(s, dict.fromkeys(widths, round(n))) for s, n in zip(shapes, each, strict=True)])
 
     found_count = _last(total, lambda count: reached(count) >= target)
     if found_count < len(shapes):
@@ -75,7 +75,7 @@ def needed(found: Sequence[Part], values: Tensor, wanted: int, width: int) -> in
     return min((len(values) - 1) // 2, int((alive[order].cumsum(0) <= wanted).sum()))
 
 
-def prune_to(found: Sequence[Part], beside: Beside, values: Tensor, target: float) -> None:
+def prune_to(found: Sequence[Part], unquantised: Unquantised, values: Tensor, target: float) -> None:
     """Give width 0 to the non-zeros of the lowest `values` until `ratio` is at least `target`.
 
     **Raises** `BudgetError` if it is not even with one weight left.
@@ -86,11 +86,11 @@ def prune_to(found: Sequence[Part], beside: Beside, values: Tensor, target: floa
 
     def short(count: int) -> bool:
         give(found, widths.scatter(0, order[:count], 0))
-        return ratio(found, beside) < target
+        return ratio(found, unquantised) < target
 
     most = int((~zero).sum()) - 1
     if most < 0 or short(most):
-        reached = ratio(found, beside)
+        reached = ratio(found, unquantised)
         raise BudgetError(
             f"a ratio of {target:g} cannot be met: with all weights but one pruned it is {reached:.1f}", reached
         )

@@ -1,16 +1,16 @@
 """LAPQ: post-training quantisation whose clips are found jointly, on the loss of a calibration set.
 
 Phase 1: for a given p, the clip of every tensor that minimises `mean |Q(x) - x|^p`: weights, then inputs of layers in
-forward order on the first calibration batch, each behind what is already rounded. Phase 2: p on 2 .. 4; the vertex of
+forward order on the first calibration batch, each after what is already rounded. Phase 2: p on 2 .. 4; the vertex of
 the parabola through the ten losses, or the best sample where it opens downward or lies outside. Phase 3: Powell's
 method on all clips together (as ratios to phase 2's), because at few bits their effects do not add up; the best point
 ever evaluated is kept (Nahshan et al. 2021).
 
 Departures: the grid of weights has a zero level (`zero_level` false: the paper's 2^b levels from -c to c); the mean of
 every output channel is restored by a stored offset, part of every evaluation, as in the authors' code; first and last
-layer get 8-bit weights and unrounded inputs unless `ends` says otherwise; inputs that are ever negative get signed
-levels; linear layers are quantised too, and what is rounded is the input of a layer, not the output of a ReLU (so a
-skip connection stays unrounded); evaluations are capped, and more than 50 clips are searched in blocks.
+layer get 8-bit weights and unrounded inputs unless `first_last` says otherwise; inputs that are ever negative get
+signed levels; linear layers are quantised too, and what is rounded is the input of a layer, not the output of a ReLU
+(so a skip connection stays unrounded); evaluations are capped, and more than 50 clips are searched in blocks.
 
 Needs the network's code and a calibration split; without targets the loss is the distance to the original's outputs. It
 never sees the test split.
@@ -28,15 +28,15 @@ from torch import nn
 
 from ...core.fields import Within, check_widths
 from ...core.method import Job, Method, TensorSource
-from ...core.model import CompressedModel, KeptTensor, Piece
+from ...core.model import CompressedModel, Item, KeptTensor
 from ...core.task import Task
 from ...errors import InputError, UsageError
 from ...network.calibrate import calibration, with_loss
 from ...network.fold import rewritten
 from ...network.kept import check_finite, keep, prepare_batch_norm, why_kept
-from ...network.layers import NO_LAYER, find_layers, frozen, is_layer, tell_kept
+from ...network.layers import NO_LAYER, eval_without_grad, find_layers, is_layer, tell_kept
 from ...progress import progress
-from .fake_quant import Rounded, WeightGrid
+from .fake_quant import FakeQuantNetwork, WeightGrid
 
 NORMS = np.linspace(2, 4, 10)
 BLOCK = 50  # clips that Powell's method moves together
@@ -57,7 +57,7 @@ def vertex(p: Sequence[float], losses: Sequence[float]) -> float | None:
 class Search:
     """The loss as a function of clip ratios, capped at `most` evaluations; the best point ever seen is kept."""
 
-    def __init__(self, rounded: Rounded, start: Sequence[float], loss: float, most: int) -> None:
+    def __init__(self, rounded: FakeQuantNetwork, start: Sequence[float], loss: float, most: int) -> None:
         self.rounded, self.start, self.most = rounded, np.asarray(start), most
         self.best, self.least, self.count = np.ones(len(start)), loss, 0
 
@@ -119,7 +119,7 @@ class Lapq(Method):
     """Where to stop: minmax (no clipping), l2 (squared error), lp (best norm), powell (all clips together)."""
     zero_level: bool = True
     """Levels with a zero; without, the paper's 2^b levels from -c to c."""
-    ends: Literal["8", "keep", "same"] = "8"
+    first_last: Literal["8", "keep", "same"] = "8"
     """First and last layer: 8 bits, kept, or the same as the others."""
     samples: Annotated[int, Within(least=1)] = 512
     """Calibration images."""
@@ -133,8 +133,8 @@ class Lapq(Method):
     """Put the mean of every output channel back by an offset."""
 
     def check(self) -> None:
-        """Channels are equalised behind a folded batch norm; every width is 2 to 8."""
-        if self.equalise and self.bn == "pair":
+        """Channels are equalised after a folded batch norm; every width is 2 to 8."""
+        if self.equalise and self.bn == "scale-shift":
             raise UsageError('equalise=True needs batch norm folded: give bn="fold" ("keep" for a network without any)')
         check_widths(self.layer_bits, 2, 8)
 
@@ -143,18 +143,18 @@ class Lapq(Method):
         """Clips by squared error, without a search."""
         return replace(self, search="l2")
 
-    def work(self, task: Task | None) -> float:
+    def sample_passes(self, task: Task | None) -> float:
         """Every evaluation runs all calibration images."""
         return self.samples * {"minmax": 2.0, "l2": 2.0, "lp": 40.0}.get(self.search, 40.0 + self.evaluations)
 
-    def compress(self, job: Job) -> Iterator[Piece]:
+    def compress(self, job: Job) -> Iterator[Item]:
         """Every tensor, quantised or kept, and the rounding of inputs. **Raises** `UsageError`, `InputError`."""
         source = job.source
         module, task = job.network_and_task("lapq", "calibrates")
         if self.equalise or self.bn == "fold":
             source = rewritten(source, module, calibration(task, 2)[0], self.equalise)
             module = source.module
-        rounded = self.prepare(source, module, task)
+        rounded = self.fake_quant_network(source, module, task)
         others = [name for name, spec in source.specs.items() if why_kept(name, spec, self) is None]
         tell_kept([name for name in others if name not in rounded.grids and not is_layer(module, name)], self.name)
         clips = self.clips(rounded)
@@ -167,25 +167,25 @@ class Lapq(Method):
 
     def kept(self, source: TensorSource, module: nn.Module, grids: Collection[str]) -> dict[str, KeptTensor]:
         """The tensors that are not in `grids`, as they are stored."""
-        paired = prepare_batch_norm(source, "pair" if self.bn == "pair" else "keep", module)
+        paired = prepare_batch_norm(source, "scale-shift" if self.bn == "scale-shift" else "keep", module)
         return {
-            name: keep(paired.read(name), why_kept(name, spec, self) or _unrounded(module, name), self.side)
+            name: keep(paired.read(name), why_kept(name, spec, self) or _unrounded(module, name), self.kept_dtype)
             for name, spec in source.specs.items()
             if name not in grids
         }
 
-    def prepare(self, source: TensorSource, module: nn.Module, task: Task) -> Rounded:
+    def fake_quant_network(self, source: TensorSource, module: nn.Module, task: Task) -> FakeQuantNetwork:
         """The network with everything that will be rounded, the rest as it will be stored, and the calibration
         batches."""
         batches = calibration(task, self.samples)
         network = deepcopy(module).float().eval().requires_grad_(False)
-        with frozen(network):
+        with eval_without_grad(network):
             layers = find_layers(network, batches[0].first(2))
         known = [layer for layer in layers if layer.weight in source.specs]
         wanted = [layer for layer in known if why_kept(layer.weight, source.specs[layer.weight], self) is None]
         if not wanted:
             raise InputError("no layer of this network can be quantised (256 weights, not excluded)")
-        ends = {layers[0].weight, layers[-1].weight} if self.ends != "same" else set()
+        ends = {layers[0].weight, layers[-1].weight} if self.first_last != "same" else set()
         for name in {layer.weight for layer in wanted}:
             check_finite(name, source.read(name))
         grids = {
@@ -197,14 +197,14 @@ class Lapq(Method):
                 source.specs[layer.weight].dtype,
             )
             for layer in wanted
-            if not (layer.weight in ends and self.ends == "keep")
+            if not (layer.weight in ends and self.first_last == "keep")
         }
         inputs = [layer.path for layer in wanted if layer.weight not in ends] if self.act_bits != 32 else []
         weights = {name: KeptTensor(source.read(name), source.specs[name].dtype, "") for name in grids}
         CompressedModel(weights | self.kept(source, module, grids), source.aliases).apply_to(network)
-        return Rounded(network, with_loss(network, batches), grids, inputs, self.act_bits)
+        return FakeQuantNetwork(network, with_loss(network, batches), grids, inputs, self.act_bits)
 
-    def clips(self, rounded: Rounded) -> list[float]:
+    def clips(self, rounded: FakeQuantNetwork) -> list[float]:
         """The clips of all weights and inputs, by the phases that `search` asks for."""
         if self.search in ("minmax", "l2"):
             return rounded.norm_clips(math.inf if self.search == "minmax" else 2.0)

@@ -80,7 +80,7 @@ def norm_clip(values: Tensor, p: float, rounded: Callable[[Tensor, float], Tenso
     return float(found.x)
 
 
-class Rounded:
+class FakeQuantNetwork:
     """A network to be searched: `weights` (by name) and `inputs` (layer paths, in forward order) are rounded by clips.
 
     `set(clips)` rounds with one clip for each of `names` (weights, then inputs); `loss()` is that of the network as
@@ -148,7 +148,7 @@ class Rounded:
 
     def norm_clips(self, p: float) -> list[float]:
         """The clips that minimise Lp norms: of weights one by one, then of inputs in forward order on the first batch,
-        each behind what is already rounded. Sets them."""
+        each after what is already rounded. Sets them."""
         found: dict[str, float] = {}
         for name, grid in self.grids.items():
             plain = WeightGrid(grid.bits, grid.zero_level, 0)

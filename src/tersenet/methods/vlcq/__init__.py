@@ -27,18 +27,18 @@ from torch import Tensor, nn
 from ...core.batch import Batch
 from ...core.fields import Seed, Within
 from ...core.method import Job, Knob, Method, TensorSource
-from ...core.model import CompressedModel, Entry, KeptTensor, Piece
+from ...core.model import CompressedModel, Entry, Item, KeptTensor
 from ...core.samples import Samples
 from ...core.task import Task
 from ...errors import BudgetError, UsageError
 from ...files.terse import measure
 from ...network.calibrate import calibration
 from ...network.gptq import DAMPING
-from ...network.kept import COMPUTED, PairedSource, left_out, prepare_batch_norm, smallest_batch_norm, why_kept
+from ...network.kept import COMPUTED, ScaleShiftSource, left_out, prepare_batch_norm, smallest_batch_norm, why_kept
 from ...network.synthesize import guess_shape, not_synthesised, synthesize
 from .budget import CLOSE, fill
-from .plan import Plan
-from .sequential import NetworkQuantizer, RowScale, holdable
+from .plan import StepPlan
+from .sequential import RowScale, SequentialGptq, holdable
 from .tune import tuned
 
 DEFAULT_BITS = 4.0
@@ -109,51 +109,53 @@ class Vlcq(Method):
         images = max(1, min(MOST_IMAGES, holdable(job.module, calibration(job.task, 2)[0])))
         return plain, replace(plain, calibrate=True, images=1 << images.bit_length() - 1)
 
-    def work(self, task: Task | None) -> float:
+    def sample_passes(self, task: Task | None) -> float:
         """Inputs are synthesised or tuned on, and seen by every layer three times."""
         return self.images * (100.0 + 3 * (self.tune if self.calibrate else self.synthesis_steps))
 
-    def compress(self, job: Job) -> Iterator[Piece]:
+    def compress(self, job: Job) -> Iterator[Item]:
         """Every tensor, quantised to the budget or kept. **Raises** `BudgetError` if the budget cannot be met."""
-        yield from self.prepared(job)(self)
+        yield from self.prepare(job)(self)
 
-    def prepared(self, job: Job) -> Callable[[Method], Iterator[Piece]]:
+    def prepare(self, job: Job) -> Callable[[Method], Iterator[Item]]:
         """Inputs, sensitivities and units of steps, measured once for all rates."""
         source, module, task = job.source, job.module, job.task
         if self.calibrate and (task is None or module is None):
             raise UsageError("calibrate=True needs the network's code (module=) and a calibration split (task=)")
         original, source = source, prepare_batch_norm(source, self.bn, module)
         reasons = {name: why_kept(name, spec, self) for name, spec in source.specs.items()}
-        plan = Plan(source, {name: reason for name, reason in reasons.items() if reason is not None}, self.side)
+        plan = StepPlan(
+            source, {name: reason for name, reason in reasons.items() if reason is not None}, self.kept_dtype
+        )
         network = None if module is None or not plan.units else deepcopy(module).float().eval()
         inputs = None if network is None else self._inputs(network, task)
         if network is not None and inputs is not None:
             rows, damping = self._row_scale(source), REAL_DAMPING if self.calibrate else DAMPING
             wanted = plan.units.__contains__
-            plan.use(NetworkQuantizer(network, inputs, wanted, rows, self.seed, damping))
+            plan.use(SequentialGptq(network, inputs, wanted, rows, self.seed, damping))
         if self.layer_bits:
             given = {name: self.bits_of(name, 0) for name in plan.units}
-            plan.follow({name: bits for name, bits in given.items() if bits})
+            plan.match_widths({name: bits for name, bits in given.items() if bits})
 
-        def pieces(method: Method) -> Iterator[Piece]:
+        def pieces(method: Method) -> Iterator[Item]:
             assert isinstance(method, Vlcq)
             return method._filled(plan, method.model(original, ()), task)
 
         return pieces
 
-    def _filled(self, plan: Plan, around: CompressedModel, task: Task | None) -> Iterator[Piece]:
+    def _filled(self, plan: StepPlan, envelope: CompressedModel, task: Task | None) -> Iterator[Item]:
         """The tensors of `plan` at the step that the rate or the budget wants."""
         if not plan.units:
-            rest = measure(plan.kept_entries(), around)
+            rest = measure(plan.kept_entries(), envelope)
             if self.max_bytes is not None and rest > self.max_bytes:
                 raise BudgetError(f"{self.max_bytes:,} bytes cannot be met: nothing to quantise, {rest:,} bytes", rest)
             yield from plan.kept_entries()
         elif plan.network is None:
-            yield from plan.entries(self._step(plan, plan.entries, around, 0))
+            yield from plan.entries(self._step(plan, plan.entries, envelope, 0))
         else:
-            yield from self._of_network(plan, around, task).items()
+            yield from self._of_network(plan, envelope, task).items()
 
-    def _of_network(self, plan: Plan, around: CompressedModel, task: Task | None) -> dict[str, Entry]:
+    def _of_network(self, plan: StepPlan, envelope: CompressedModel, task: Task | None) -> dict[str, Entry]:
         """The tensors of a network that could be run, tuned where there is something to tune on."""
         made: dict[float, dict[str, Entry]] = {}
 
@@ -167,7 +169,7 @@ class Vlcq(Method):
         most = more = 0  # bytes: of the best, and that tuned numbers take more than the others
         for _ in range(ROUNDS):
             try:
-                plain = dict(entries(self._step(plan, entries, around, more)))
+                plain = dict(entries(self._step(plan, entries, envelope, more)))
             except BudgetError:
                 if best:
                     break
@@ -175,31 +177,35 @@ class Vlcq(Method):
             if task is None or not (self.calibrate and self.tune):
                 return plain
             assert plan.network is not None
-            found = self._tuned(plan.network, plain, around)
+            found = self._tuned(plan.network, plain, envelope)
             if self.max_bytes is None:
                 return found
-            best, size = best or plain, measure(iter(found.items()), around)
+            best, size = best or plain, measure(iter(found.items()), envelope)
             if most < size <= self.max_bytes:
                 best, most = found, size
-            more = size - measure(iter(plain.items()), around)
+            more = size - measure(iter(plain.items()), envelope)
             if more == 0 or CLOSE * self.max_bytes <= size <= self.max_bytes:
                 break
         return best
 
     def _step(
-        self, plan: Plan, entries: Callable[[float], Iterator[tuple[str, Entry]]], around: CompressedModel, less: int
+        self,
+        plan: StepPlan,
+        entries: Callable[[float], Iterator[tuple[str, Entry]]],
+        envelope: CompressedModel,
+        less: int,
     ) -> float:
         """The common step: at the nominal rate, or the smallest that fills the budget, `less` so many bytes."""
         if self.nominal_bits is not None:
             return plan.nominal(self.nominal_bits)
-        rest = measure(plan.kept_entries(), around)
+        rest = measure(plan.kept_entries(), envelope)
         bits = self.target_bits or DEFAULT_BITS
         goal, what = rest + int(bits * plan.weights / 8), f"{bits} bits per weight"
         if self.max_bytes is not None:
             goal, what = self.max_bytes - less, f"a file of {self.max_bytes:,} bytes"
-        return fill(plan.estimate, lambda c: measure(entries(c), around), goal, what, rest)
+        return fill(plan.estimate, lambda c: measure(entries(c), envelope), goal, what, rest)
 
-    def _tuned(self, network: NetworkQuantizer, found: dict[str, Entry], around: CompressedModel) -> dict[str, Entry]:
+    def _tuned(self, network: SequentialGptq, found: dict[str, Entry], envelope: CompressedModel) -> dict[str, Entry]:
         """`found` with batch norm and biases tuned on the calibration samples."""
         vectors = [
             name
@@ -209,7 +215,7 @@ class Vlcq(Method):
             and entry.reason not in COMPUTED
             and left_out(name, self) is None
         ]
-        model = replace(around, tensors=found)
+        model = replace(envelope, tensors=found)
         return found | tuned(network.module, model, network.inputs, vectors, self.tune, self.seed)
 
     def _inputs(self, module: nn.Module, task: Task | None) -> Samples | None:
@@ -232,9 +238,9 @@ class Vlcq(Method):
         """What rows are multiplied with where a batch norm undoes it: their sensitivity, or its scale to fold it."""
 
         def chosen(norm: str, sensitivity: Tensor) -> Tensor | None:
-            if not isinstance(source, PairedSource) or norm not in source.eps:
+            if not isinstance(source, ScaleShiftSource) or norm not in source.eps:
                 return None
-            if self.bn == "pair":
+            if self.bn == "scale-shift":
                 return sensitivity.sqrt().clamp(2**-6, 2**6)
             scale = source.read(f"{norm}.weight").to(torch.float32)
             return torch.where(scale == 0, torch.ones_like(scale), scale)

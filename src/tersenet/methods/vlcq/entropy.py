@@ -1,4 +1,4 @@
-"""Rates: how many bits codes will take, and the step that takes a given number of bits."""
+"""Entropies: how many bits codes will take, and the step that takes a given number of bits."""
 
 import math
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""A checkpoint prepared for quantisation at any rate: one common step rules the steps of all tensors."""
+"""A checkpoint prepared for quantisation at any number of bits: one common step sets the steps of all tensors."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -11,11 +11,11 @@ from ...core.method import TensorSource
 from ...core.model import Entry, QTensor
 from ...network.kept import LARGEST, check_finite, keep
 from ...progress import progress
+from .data_free_feedback import relative_step, round_with_feedback, sampled
 from .entropy import rounded_entropy, solve_step
-from .prior import relative_step, round_with_feedback, sampled
-from .sequential import NetworkQuantizer
+from .sequential import SequentialGptq
 
-SAMPLE = 1 << 14  # weights per tensor that rates are estimated on
+SAMPLE = 1 << 14  # weights per tensor that entropies are estimated on
 MOST = 2.0**22  # magnitude of a code
 TABLE_BYTES = 14  # what a tensor's frequency table takes, for estimates
 
@@ -29,7 +29,7 @@ def on_grid(codes: Tensor, step: float, dtype: torch.dtype) -> QTensor:
 
 
 def round_weight(weight: Tensor, axis: int, step: float) -> Tensor:
-    """Codes of a weight, in its shape, with the feedback of `prior`; its channels (on `axis`) are the rows."""
+    """Codes of a weight, in its shape, with data-free feedback; its channels (on `axis`) are the rows."""
     turned = weight.transpose(0, axis)
     codes = round_with_feedback(turned.flatten(1), step, turned.shape[2:].numel())
     return codes.reshape(turned.shape).transpose(0, axis).contiguous()
@@ -48,15 +48,15 @@ def spread_units(units: dict[str, float]) -> None:
             units[name] = middle * ratio
 
 
-class Plan:
+class StepPlan:
     """A checkpoint prepared for quantisation with any common step `c`: samples for estimates, units of the steps.
 
     **Raises** `WeightError` for a NaN or an infinity in a weight to be quantised.
     """
 
-    def __init__(self, source: TensorSource, kept: Mapping[str, str], side: str) -> None:
-        self.source, self.kept, self.side = source, kept, side
-        self.network: NetworkQuantizer | None = None
+    def __init__(self, source: TensorSource, kept: Mapping[str, str], kept_dtype: str) -> None:
+        self.source, self.kept, self.kept_dtype = source, kept, kept_dtype
+        self.network: SequentialGptq | None = None
         self.samples: dict[str, Tensor] = {}
         self.extremes: dict[str, float] = {}
         self.units: dict[str, float] = {}
@@ -72,7 +72,7 @@ class Plan:
             progress("reading weights", done + 1, len(source.specs))
         spread_units(self.units)
 
-    def use(self, network: NetworkQuantizer) -> None:
+    def use(self, network: SequentialGptq) -> None:
         """Quantise the layers of `network` with it; tensors it does not run (embeddings) keep their relative step."""
         self.network = network
         ratios = sorted(unit / self.units[name] for name, unit in network.units.items())
@@ -86,9 +86,9 @@ class Plan:
             if bias in self.source.specs:  # it is added before the batch norm, so it is scaled like the rows
                 self.replaced[bias] = self.source.read(bias) * scale.to(self.source.specs[bias].dtype)
 
-    def follow(self, bits: Mapping[str, int]) -> None:
-        """Make the rates of the tensors in `bits` differ as their bits do (step ~ spread / 2^bits); their mean
-        stays."""
+    def match_widths(self, bits: Mapping[str, int]) -> None:
+        """Let the tensors in `bits` take bits per weight that differ from each other as the given widths do (a step is
+        proportional to spread / 2^bits); the mean of the logarithms of their steps stays."""
         wanted = {name: math.log2(float(self.samples[name].std()) or 1.0) - width for name, width in bits.items()}
         shift = sum(math.log2(self.units[name]) - wanted[name] for name in wanted) / max(1, len(wanted))
         self.units.update({name: 2.0 ** (exponent + shift) for name, exponent in wanted.items()})
@@ -117,7 +117,7 @@ class Plan:
         """The tensors that are not quantised."""
         for name, reason in self.kept.items():
             tensor = self.replaced[name] if name in self.replaced else self.source.read(name)
-            yield name, keep(tensor, reason, self.side)
+            yield name, keep(tensor, reason, self.kept_dtype)
 
     def entries(self, c: float) -> Iterator[tuple[str, Entry]]:
         """Every tensor of the checkpoint, in order."""

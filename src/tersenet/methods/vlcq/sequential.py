@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from ...core.batch import Batch
 from ...core.samples import Samples
-from ...network.gptq import DAMPING, hardness, inverse_factor, retarget, round_compensated
-from ...network.layers import find_layers, frozen, input_of, inputs_of_layers, patches
+from ...network.gptq import DAMPING, error_cost, inverse_factor, match_outputs, round_compensated
+from ...network.layers import eval_without_grad, find_layers, input_of, inputs_of_layers, patches
 from ...network.output_gradients import output_sensitivity
 from ...progress import progress
 
@@ -23,18 +23,18 @@ RowScale = Callable[[str, Tensor], Tensor | None]
 
 def holdable(module: nn.Module, inputs: Batch) -> int:
     """How many inputs there may be so that the inputs of all layers can be held in memory; `inputs` are a few."""
-    with frozen(module):
+    with eval_without_grad(module):
         paths = [layer.path for layer in find_layers(module, inputs)]
         found = inputs_of_layers(module, paths, inputs)
     return HELD * len(inputs) // max(1, sum(part.numel() * part.element_size() for part in found.values()))
 
 
-class NetworkQuantizer:
+class SequentialGptq:
     """A module prepared for quantisation at any slope.
 
     `units[name]` is the step of a weight relative to the others at equal slope: `1 / sqrt(g * h)`, with g the geometric
     mean of the sensitivity of its rows and h what an error costs after compensation. `scales[name]` are the factors its
-    rows are multiplied with before rounding, where the batch norm behind it can undo them (`norms[name]`: its path):
+    rows are multiplied with before rounding, where the batch norm after it can undo them (`norms[name]`: its path):
     `row_scale(path of the batch norm, sensitivity / g)`, None to leave them.
     """
 
@@ -48,7 +48,7 @@ class NetworkQuantizer:
         damping: float = DAMPING,
     ) -> None:
         self.module, self.inputs, self.damping = module, inputs, damping
-        with frozen(module):
+        with eval_without_grad(module):
             found = find_layers(module, inputs.blocks[0].first(2))
             self.layers = [layer for layer in found if wanted(layer.weight)]
             self._held: dict[str, list[Tensor]] | None = self._kept_inputs()
@@ -63,7 +63,7 @@ class NetworkQuantizer:
                 scale = row_scale(layer.batch_norm, importance / middle) if layer.batch_norm else None
                 if scale is not None:
                     self.norms[layer.weight], self.scales[layer.weight] = layer.batch_norm, scale
-                costs = [math.log(hardness(inverse_factor(m, damping))) for m in self._moments(layer.path, module)[0]]
+                costs = [math.log(error_cost(inverse_factor(m, damping))) for m in self._moments(layer.path, module)[0]]
                 self.units[layer.weight] = 1 / math.sqrt(middle * math.exp(sum(costs) / len(costs)))
                 progress("measuring layers", done + 1, len(self.layers))
 
@@ -71,7 +71,7 @@ class NetworkQuantizer:
         """Name, codes (int32, in the weight's shape) and step of every layer; `step_of` gives steps by name, in
         fp32."""
         quantised = deepcopy(self.module)
-        with frozen(quantised), torch.no_grad():
+        with eval_without_grad(quantised), torch.no_grad():
             for done, layer in enumerate(self.layers):
                 weight = self._weight(quantised, layer.path)
                 moments, drifts = self._moments(layer.path, quantised)
@@ -82,7 +82,9 @@ class NetworkQuantizer:
                 )
                 parts = [
                     round_compensated(
-                        retarget(part, moment, drift, self.damping) * factor, inverse_factor(moment, self.damping), step
+                        match_outputs(part, moment, drift, self.damping) * factor,
+                        inverse_factor(moment, self.damping),
+                        step,
                     )
                     for part, factor, moment, drift in rows
                 ]

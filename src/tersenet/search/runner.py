@@ -11,9 +11,9 @@ from torch import nn
 
 from ..analysis.evaluate import Evaluation, evaluate
 from ..analysis.intervals import Estimate
-from ..api import check_method, load, prepared
+from ..api import check_method, load, open_inputs
 from ..core.method import Job, Method, RunFolder
-from ..core.model import Piece
+from ..core.model import Item
 from ..core.nested import hash_of_tensors
 from ..core.task import Task
 from ..errors import InputError
@@ -26,7 +26,7 @@ VALIDATION = "validation"
 LOGGER = logging.getLogger("tersenet")
 
 
-class Workshop:
+class Runner:
     """Makes and judges the files of a search.
 
     `judged` is the task that files are judged on, None where there is nothing to judge on; `original` is what the
@@ -37,11 +37,11 @@ class Workshop:
 
     def __init__(self, path: Where, module: nn.Module | None, task: Task | None, effort: str,
                  folder: SearchFolder) -> None:  # fmt: skip
-        self.source, self.network = prepared(path, module)
+        self.source, self.network = open_inputs(path, module)
         self.task, self.effort, self.folder = task, effort, folder
         self.reference = None if self.network is None else deepcopy(self.network)
         self.judged = None if module is None or task is None or task.validation is None else task
-        self.kept: tuple[str, Callable[[Method], Iterator[Piece]]] | None = None  # the last method, ready for all rates
+        self.kept: tuple[str, Callable[[Method], Iterator[Item]]] | None = None  # the last method, ready for all rates
         began = time.perf_counter()
         found = None if self.judged is None else self._compared(self.network, VALIDATION)
         self.pass_seconds = (time.perf_counter() - began) / 2
@@ -63,11 +63,11 @@ class Workshop:
         else:
             family = key_of(method.at(method.knob.values[0]))
             if self.kept is None or self.kept[0] != family:
-                self.kept = family, method.prepared(Job(self.source, self.network, seen))
+                self.kept = family, method.prepare(Job(self.source, self.network, seen))
             pieces = self.kept[1](method)
         return write(place, pieces, method.model(self.source, ()), force=True, effort=self.effort)
 
-    def judge(self, place: Path) -> Estimate | None:
+    def evaluate(self, place: Path) -> Estimate | None:
         """The drop of a file on validation, in points, decoded from disk."""
         return None if self.judged is None else self._of_file(place, VALIDATION)[0]
 
@@ -77,7 +77,7 @@ class Workshop:
 
     def expect(self, method: Method) -> float:
         """The seconds of a trial, guessed from those of a forward pass."""
-        return self.pass_seconds * (2 + method.work(self.task) / max(1, self.samples))
+        return self.pass_seconds * (2 + method.sample_passes(self.task) / max(1, self.samples))
 
     @property
     def data(self) -> str:

@@ -3,7 +3,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install -q -c constraints.txt
 
-.PHONY: demo test check asan fuzz test-install clean
+.PHONY: demo test check asan fuzz wheel test-install clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -25,6 +25,11 @@ check: test-install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# sdist, Linux wheels with the native module for the interpreters named in PYTHONS, a wheel for other systems: in dist/.
+PYTHONS ?= $(PYTHON)
+wheel:
+	$(PYTHON) packaging/wheels.py --python $(PYTHONS)
 
 # The native module under AddressSanitizer and UBSan, in a copy of the package of its own. Python itself leaks by design.
 ASAN := build/asan

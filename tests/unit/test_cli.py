@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+import tersenet
 from tersenet.cli import main
 
 README = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
@@ -85,6 +86,11 @@ def test_codes_are_integers_that_rebuild_the_values(file: Path, tmp_path: Path) 
             ["compress", "{net}", "-o", "{tmp}/o.terse", "--bots", "3"],
             2,
             "vlcq has no option '--bots' (did you mean '--bn'?); it has --bn, --calibrate",
+        ),
+        (
+            ["compress", "{net}", "-o", "{tmp}/o.terse", "--bits", "3"],
+            2,
+            "vlcq has no option '--bits' (did you mean '--layer-bits', '--target-bits' or '--nominal-bits'?)",
         ),
         (
             ["compress", "{net}", "-o", "{tmp}/o.terse", "--target-bits", "many"],
@@ -194,3 +200,8 @@ def test_no_command_writes_over_what_it_reads(tmp_path: Path, capsys: pytest.Cap
             continue
         assert stop.value.code == 1 and "is what is read" in capsys.readouterr().err
         assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_the_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--version") == 0
+    assert capsys.readouterr().out == f"tersenet {tersenet.__version__}\n"

@@ -4,19 +4,37 @@ Commands import torch only when they run and only if they need it.
 """
 
 import sys
+from typing import Annotated
 
 import typer
 
+from ..version import __version__
 from . import auto, compress, decompress, demo, ending, evaluate, inspect, methods, reproduce, sensitivity, verify
 
 app = typer.Typer(
     name="tersenet",
     cls=ending.Commands,
-    help="The smallest honest file of a trained neural network that still does its job, and back.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"tersenet {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_version, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """The smallest honest file of a trained neural network that still does its job, and back."""
+
+
 app.command("compress", context_settings=compress.PASS_ON)(compress.command)
 app.command("auto")(auto.command)
 app.command("inspect")(inspect.command)

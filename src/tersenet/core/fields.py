@@ -144,7 +144,9 @@ def check_names(problem: str, given: Collection[str], known: Collection[str]) ->
     tersenet.errors.UsageError: rtn has no field 'bit' (did you mean 'bits'?); it has affine, bits
     """
     for name in given:
-        if name not in known:
-            near = get_close_matches(name, known, 1)
-            meant = f" (did you mean {near[0]!r}?)" if near else ""
-            raise UsageError(f"{problem} {name!r}{meant}; it has {', '.join(sorted(known))}")
+        if name in known:
+            continue
+        longer = [other for other in known if other.endswith(("_" + name, "-" + name.strip("-")))]
+        near = [repr(other) for other in longer or get_close_matches(name, known, 1)]
+        meant = f" (did you mean {' or '.join(filter(None, [', '.join(near[:-1]), near[-1]]))}?)" if near else ""
+        raise UsageError(f"{problem} {name!r}{meant}; it has {', '.join(sorted(known))}")

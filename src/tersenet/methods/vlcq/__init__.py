@@ -62,7 +62,7 @@ class Vlcq(Method):
     reference: ClassVar[str] = ""
 
     target_bits: Annotated[float, Within(above=0, most=16)] | None = None
-    """Bits per quantised weight, tables and scales counted (3 if nothing is given)."""
+    """Bits per quantised weight, tables and scales counted (4 if nothing is given)."""
     nominal_bits: Annotated[float, Within(above=0, most=16)] | None = None
     """A rate that takes one encode: the entropy of plain rounding; searches use it."""
     max_bytes: Annotated[int, Within(least=1)] | None = None

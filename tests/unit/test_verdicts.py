@@ -134,7 +134,7 @@ def test_validation_that_flatters_the_original_is_named(
     for _ in range(2):  # the second time from the log
         with pytest.warns(UserWarning, match=r"the original scores 0\.\d+ on validation and 0\.\d+ on test"):
             found = searched(checkpoint, tmp_path / "o.terse", network, flattering(task, batch // 4), max_drop=6.0)
-        assert found.flattered and found.looks == 1
+        assert found.flattered and found.test_looks == 1
 
 
 def test_two_scores_differ_only_beyond_noise_and_in_the_metrics_direction() -> None:

@@ -44,7 +44,7 @@ KINDS: dict[str, type[Grid]] = {"uniform": Uniform, "codebook": Codebook, "fixed
 
 
 def check_writing(writing: Writing) -> None:
-    """**Raises** `UsageError` for other names than those of `Writing`, and for an effort that the coder does not have."""
+    """**Raises** `UsageError` for other names than those of `Writing`, and for an effort that there is not."""
     check_names("writing a file has no option", writing, Writing.__annotations__)
     check_value("effort", Effort, writing.get("effort", "fast"))
 

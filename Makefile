@@ -12,7 +12,7 @@ $(BIN)/python:
 demo: $(BIN)/python
 	$(PIP) torch
 	$(PIP) ".[lab]"
-	$(BIN)/tersenet demo --force
+	$(BIN)/tersenet demo --overwrite
 
 test-install: $(BIN)/python
 	$(PIP) torch

@@ -40,7 +40,7 @@ def measure(mode: str, size: int, weights: Path, model: str, split: str, folder:
     budget = ["--bits", str(size)] if "rtn" in mode else ["--max-bytes", str(size)]
     network = ["--model", model] if "code" in mode else []
     started = time.perf_counter()
-    made = run("compress", str(weights), "-o", str(file), "--force", *flags, *budget, *network)
+    made = run("compress", str(weights), "-o", str(file), "--overwrite", *flags, *budget, *network)
     seconds = time.perf_counter() - started
     task = ["--task", "cifar10", "--split", split]
     judged = run("eval", str(file), "--model", model, *task, "--against", str(weights))

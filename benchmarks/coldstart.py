@@ -15,7 +15,7 @@ from pathlib import Path
 
 ROUNDS = 5
 LOADS = {
-    "tersenet": "import tersenet; tersenet.load({path!r}, into=net)",
+    "tersenet": "import tersenet; tersenet.load_into({path!r}, net)",
     "safetensors": "from safetensors.torch import load_file; net.load_state_dict(load_file({path!r}), strict=False)",
 }
 SCRIPT = """

@@ -19,7 +19,7 @@ import torch
 
 import tersenet
 from tersenet.analysis.evaluate import evaluate
-from tersenet.api import load_network
+from tersenet.api import load_into
 from tersenet.cli.factory import make_model, make_task
 from tersenet.core.levels import Integers
 from tersenet.quantizers.estimators import RULES
@@ -119,7 +119,7 @@ def train(model: str, task_name: str, weights: str, out: Path, batches: int, see
     task, rows = make_task(task_name, []), []
     task = replace(task, train=First(task.train, batches))
     settings = [{"estimator": rule} for rule in ROWS] + [{"estimator": "clipped", "oscillation": r} for r in REMEDIES]
-    net = load_network(weights, make_model(model, []))
+    net = load_into(weights, make_model(model, []))
     print("full precision", evaluate(net, task).metric.mean)
     for fields in settings:
         for bits in (3, 2):

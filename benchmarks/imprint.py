@@ -22,7 +22,7 @@ from tersenet import methods
 from tersenet.analysis.allocate import average, ladder, optimum
 from tersenet.analysis.evaluate import evaluate
 from tersenet.analysis.scores import imprint
-from tersenet.api import load_network
+from tersenet.api import load_into
 from tersenet.cli.factory import make_model, make_task
 from tersenet.files.checkpoint import open_module
 from tersenet.files.terse import measure
@@ -66,7 +66,7 @@ def plan(method, network, task, goal):
 
 def row(order, seed, weights, model, task, goal):
     """One fine-tuned file."""
-    network = load_network(weights, make_model(model, []))
+    network = load_into(weights, make_model(model, []))
     score, _, allocation = order.partition("+")
     method = methods.get("imprint")(score=score, allocation=allocation or "ladder", seed=seed)
     bits, before = plan(method, network, task, goal)
@@ -84,7 +84,7 @@ def halves(weights, model, task):
     """Spearman's correlation of gains measured on disjoint halves of the images (examples and held-out alike)."""
     from scipy.stats import spearmanr
 
-    network = load_network(weights, make_model(model, []))
+    network = load_into(weights, make_model(model, []))
     examples, held = list(task.batches("train")), list(task.batches("validation"))
     found = []
     for part in (0, 1):

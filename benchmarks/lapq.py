@@ -15,7 +15,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tersenet.api import load_network
+from tersenet.api import load_into
 from tersenet.cli.factory import make_model, make_task
 from tersenet.network.calibrate import calibration, mean_loss
 
@@ -68,7 +68,7 @@ def main() -> None:
 
 def calibration_loss(file: Path, model: str, task_name: str) -> float:
     """The loss of the decoded file on the calibration images."""
-    task, network = make_task(task_name, []), load_network(file, make_model(model, []))
+    task, network = make_task(task_name, []), load_into(file, make_model(model, []))
     return mean_loss(network, calibration(task, 512))
 
 

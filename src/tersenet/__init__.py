@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from .version import __version__
 
 if TYPE_CHECKING:
-    from .api import compress, load
+    from .api import compress, load, load_into
     from .attached import after_step, anneal, attach, detach, freeze, param_groups, penalty
     from .core.grid import Codebook, Uniform
     from .core.method import Job, Knob, Method, RunFolder
@@ -36,6 +36,7 @@ _HOMES = {
     "compress_within": "search.within",
     "freeze": "attached",
     "load": "api",
+    "load_into": "api",
     "penalty": "attached",
     "save": "files.terse",
     "Checkpoint": "files.checkpoint",
@@ -82,6 +83,7 @@ __all__ = [
     "detach",
     "freeze",
     "load",
+    "load_into",
     "param_groups",
     "penalty",
     "save",

@@ -4,7 +4,7 @@ from collections import deque
 from dataclasses import asdict
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from torch import nn
 
@@ -16,7 +16,7 @@ from .core.task import Task
 from .errors import UsageError
 from .files.atomic import check_output
 from .files.checkpoint import Checkpoint, Where, checkpoint_at, open_checkpoint, open_module
-from .files.terse import Effort, write
+from .files.terse import Effort, Writing, check_writing, write
 from .files.terse import load as open_terse
 from .network.tables import marked, say_computed
 from .training.processes import is_main
@@ -84,20 +84,19 @@ def compress_file(
     *,
     module: nn.Module | None = None,
     task: Task | None = None,
-    force: bool = False,
-    effort: str = "fast",
     run: RunFolder | None = None,
+    **writing: Unpack[Writing],
 ) -> int:
     """Compress the checkpoint at `path` into the file `output`, one tensor at a time; return the file's bytes.
 
     `run` is where a training keeps its checkpoints, and what it starts from. Only the main one of several processes
-    writes; the others return 0.
+    writes; the others return 0. `writing` is how a file is written, as for `save`.
 
     **Raises** what `compress` raises, and `OutputError` (before any work if `output` is what is read, or exists and
-    `force` is not given).
+    `overwrite` is not given).
     """
-    check_value("effort", Effort, effort)
-    check_output(output, checkpoint_at(path).path, force=force)
+    check_writing(writing)
+    check_output(output, checkpoint_at(path).path, overwrite=writing.get("overwrite", False))
     source, network = open_inputs(path, module)
     check_method(method, source, run)
     say_computed(source, method)
@@ -105,20 +104,17 @@ def compress_file(
     if not is_main():
         deque(pieces, maxlen=0)
         return 0
-    return write(output, pieces, method.model(source, ()), force=force, effort=effort)
+    return write(output, pieces, method.model(source, ()), **writing)
 
 
-def load(path: str | Path, into: nn.Module | None = None, *, max_output: int | None = None) -> CompressedModel:
-    """Open a `.terse` file; tensors are decoded when they are asked for.
+def load(path: str | Path, *, max_output: int | None = None) -> CompressedModel:
+    """Open a `.terse` file; tensors are decoded when they are asked for (`load_into` puts them into a network).
 
-    With `into`, they are decoded one after the other into that module, which may be on the meta device.
+    `max_output` is how many bytes the tensors may take (default: the larger of 256 MiB and 250 times the file).
 
-    **Raises** `FormatError` for a damaged or foreign file, `KeyMismatchError` if `into` is another network.
+    **Raises** `FormatError` for a damaged or foreign file, `SizeLimitError`.
     """
-    model: CompressedModel = open_terse(path, max_output=max_output)
-    if into is not None:
-        model.apply_to(into)
-    return model
+    return open_terse(path, max_output=max_output)
 
 
 def check_method(method: Method, source: TensorSource, run: RunFolder | None) -> None:
@@ -146,10 +142,17 @@ def open_inputs(what: nn.Module | Where, module: nn.Module | None) -> tuple[Tens
     return source, None if module is None else _filled(module, source)
 
 
-def load_network(path: Where, module: nn.Module, *, max_output: int | None = None) -> nn.Module:
+def load_into(path: Where, module: nn.Module, *, max_output: int | None = None) -> nn.Module:
     """`module` with the weights of a `.terse` file or of a checkpoint, in evaluation mode.
 
-    **Raises** `KeyMismatchError` if names or shapes differ.
+    The tensors are decoded one after the other; `module` may be on the meta device. `max_output` is as for `load`.
+
+    **Raises** `KeyMismatchError` if names or shapes differ, and what `load` raises.
+
+    >>> import torch, tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     size = save(compress(torch.nn.Linear(64, 64), "rtn", bits=4), f"{folder}/net.terse")
+    ...     net = load_into(f"{folder}/net.terse", torch.nn.Linear(64, 64, device="meta"))
     """
     if (file := checkpoint_at(path).file).suffix == ".terse":
         return load(file, max_output=max_output).apply_to(module).eval()

@@ -75,4 +75,4 @@ def model() -> CompressedModel:
 
 
 if __name__ == "__main__":
-    print(save(model(), Path(__file__).with_name("golden.terse"), force=True, effort="best"))
+    print(save(model(), Path(__file__).with_name("golden.terse"), overwrite=True, effort="best"))

@@ -93,15 +93,15 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def compress(source: Path, name: str, out: Path, force: bool) -> None:
-    compress_file(source / name, out, methods.get("rtn")(), force=force)
+def compress(source: Path, name: str, out: Path, overwrite: bool) -> None:
+    compress_file(source / name, out, methods.get("rtn")(), overwrite=overwrite)
 
 
-def decompress(source: Path, name: str, out: Path, force: bool) -> None:
-    write_checkpoint(tersenet.load(source / f"{name}.terse"), out, force=force)
+def decompress(source: Path, name: str, out: Path, overwrite: bool) -> None:
+    write_checkpoint(tersenet.load(source / f"{name}.terse"), out, overwrite=overwrite)
 
 
-def train(source: Path, name: str, out: Path, force: bool) -> None:
+def train(source: Path, name: str, out: Path, overwrite: bool) -> None:
     with open_run(out, {"bits": 3}, (out / "run.json").is_file()) as run:
         run.log(1, loss=0.0)
         run.save({"model": {"a": torch.full((100, 100), float(len(name) + (name == "new")))}})

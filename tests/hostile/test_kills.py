@@ -25,9 +25,9 @@ TRAINING = [
     "digits",
 ]
 COMMANDS = {
-    "compress": ["compress", "NET", "-o", "x.terse", "--method", "vlcq", "--effort", "best", "--force"],
+    "compress": ["compress", "NET", "-o", "x.terse", "--method", "vlcq", "--effort", "best", "--overwrite"],
     "auto": ["auto", "NET", "-o", "x.terse", "--model", "digits", "--task", "digits", "--max-drop", "3"],
-    "training": [*TRAINING, "--force"],
+    "training": [*TRAINING, "--overwrite"],
 }
 
 
@@ -79,7 +79,7 @@ from tersenet.files.atomic import replacing_file
 print("ready", flush=True)
 while True:
     for letter in b"ab":
-        with replacing_file("x", force=True) as stream:
+        with replacing_file("x", overwrite=True) as stream:
             for _ in range(40):
                 stream.write(bytes([letter]) * 10_000)
                 stream.flush()
@@ -98,6 +98,6 @@ def test_a_writer_killed_at_random_moments_leaves_one_whole_file_and_the_next_no
         path = tmp_path / "x"
         assert not path.exists() or (len(path.read_bytes()) == 400_000 and len(set(path.read_bytes())) == 1)
     assert len(os.listdir(tmp_path)) <= 2  # each run has removed what the one before left
-    with replacing_file(tmp_path / "x", force=True) as stream:
+    with replacing_file(tmp_path / "x", overwrite=True) as stream:
         stream.write(b"last")
     assert os.listdir(tmp_path) == ["x"] and (tmp_path / "x").read_bytes() == b"last"

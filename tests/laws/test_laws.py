@@ -58,7 +58,7 @@ def test_the_reloaded_network_computes_what_the_compressed_model_says(
 ) -> None:
     inputs = next(iter(task.split("test")))[0]
     first, second = copy.deepcopy(trained), copy.deepcopy(trained)
-    made[1].apply_to(first), tersenet.load(file, into=second)
+    made[1].apply_to(first), tersenet.load_into(file, second)
     with torch.no_grad():
         assert torch.equal(first(inputs), second(inputs))
 
@@ -79,7 +79,7 @@ def test_the_same_input_gives_the_same_bytes_and_the_users_random_state_stays(
 
 def test_codes_are_enough_to_make_every_value_and_rounding_without_tersenet(file: Path) -> None:
     model, codes = tersenet.load(file), file.with_name("codes.safetensors")
-    write_checkpoint(model, codes, codes=True, force=True)
+    write_checkpoint(model, codes, codes=True, overwrite=True)
     found, inputs = values(codes), torch.randn(1000) * 4
     assert found.keys() == model.tensors.keys() | model.aliases.keys()
     for name, entry in model.tensors.items():

@@ -172,7 +172,7 @@ def test_a_target_ratio_counts_what_is_kept(network: nn.Module, task: Task, tmp_
             bn=bn,
             exclude=("linear*",),
         )
-        tersenet.save(model, tmp_path / "x.terse", force=True)
+        tersenet.save(model, tmp_path / "x.terse", overwrite=True)
         found = storage(tmp_path / "x.terse")
         assert found.beside > 1_000 and 9.0 <= found.fp32 / found.csr < 10
 

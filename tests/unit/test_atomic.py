@@ -20,13 +20,13 @@ from tersenet.files import parts
 from tersenet.files.atomic import check_output, replacing_file, replacing_folder
 
 
-def write(path: Path | str, content: bytes = b"new", force: bool = False) -> None:
-    with replacing_file(path, force=force) as stream:
+def write(path: Path | str, content: bytes = b"new", overwrite: bool = False) -> None:
+    with replacing_file(path, overwrite=overwrite) as stream:
         stream.write(content)
 
 
-def write_folder(path: Path, names: tuple[str, ...] = ("a", "b/c"), force: bool = False) -> None:
-    with replacing_folder(path, force=force) as folder:
+def write_folder(path: Path, names: tuple[str, ...] = ("a", "b/c"), overwrite: bool = False) -> None:
+    with replacing_folder(path, overwrite=overwrite) as folder:
         for name in names:
             with folder.file(name) as stream:
                 stream.write(b"new")
@@ -45,7 +45,7 @@ def full_disk(size: int) -> Iterator[None]:
         signal.signal(signal.SIGXFSZ, old)
 
 
-@pytest.mark.parametrize("force", [False, True], ids=["new", "force"])
+@pytest.mark.parametrize("overwrite", [False, True], ids=["new", "overwrite"])
 @pytest.mark.parametrize(
     ("name", "says"),
     [
@@ -63,7 +63,9 @@ def full_disk(size: int) -> Iterator[None]:
         ("/", "is the root"),
     ],
 )
-def test_an_output_that_is_no_place_for_a_file_is_refused(tmp_path: Path, name: str, says: str, force: bool) -> None:
+def test_an_output_that_is_no_place_for_a_file_is_refused(
+    tmp_path: Path, name: str, says: str, overwrite: bool
+) -> None:
     os.mkfifo(tmp_path / "pipe")
     with socket.socket(socket.AF_UNIX) as made:
         made.bind(os.path.relpath(tmp_path / "socket"))
@@ -73,16 +75,16 @@ def test_an_output_that_is_no_place_for_a_file_is_refused(tmp_path: Path, name: 
     (tmp_path / "file").write_bytes(b"")
     before = sorted(os.listdir(tmp_path))
     with pytest.raises(OutputError, match=says):
-        write(os.path.join(tmp_path, name), force=force)
+        write(os.path.join(tmp_path, name), overwrite=overwrite)
     with pytest.raises(OutputError):
-        write_folder(Path(os.path.join(tmp_path, name, "")), force=force)
+        write_folder(Path(os.path.join(tmp_path, name, "")), overwrite=overwrite)
     assert sorted(os.listdir(tmp_path)) == before and not (tmp_path / "nothing").exists()
 
 
 def test_a_name_of_the_greatest_length_is_written_and_replaced(tmp_path: Path) -> None:
     for name in ("x" * 255, "\udcff.terse", "a[b]*?.terse", ".terse"):
         write(tmp_path / name)
-        write(tmp_path / name, b"newer", force=True)
+        write(tmp_path / name, b"newer", overwrite=True)
         assert (tmp_path / name).read_bytes() == b"newer"
     assert len(os.listdir(tmp_path)) == 4
 
@@ -93,7 +95,7 @@ def test_a_link_to_a_file_is_followed_and_stays_a_link(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("far/real")
     with pytest.raises(OutputError, match="exists"):
         write(tmp_path / "link")
-    write(tmp_path / "link", force=True)
+    write(tmp_path / "link", overwrite=True)
     assert (tmp_path / "link").is_symlink() and (tmp_path / "far" / "real").read_bytes() == b"new"
     assert os.listdir(tmp_path / "far") == ["real"]
 
@@ -109,8 +111,8 @@ def test_a_replaced_file_keeps_its_mode_and_a_new_one_follows_the_umask(tmp_path
         (tmp_path / "new").chmod(0o604)
         (tmp_path / "folder").chmod(0o705)
         (tmp_path / "folder" / "b" / "c").chmod(0o444)
-        write(tmp_path / "new", force=True)
-        write_folder(tmp_path / "folder", force=True)
+        write(tmp_path / "new", overwrite=True)
+        write_folder(tmp_path / "folder", overwrite=True)
     finally:
         os.umask(old)
     assert stat.S_IMODE((tmp_path / "new").stat().st_mode) == 0o604
@@ -139,20 +141,20 @@ def test_the_input_is_never_the_output(tmp_path: Path) -> None:
         (tmp_path / "hard", source),
     ):
         with pytest.raises(OutputError, match="is what is read"):
-            check_output(output, read, force=True)
-    assert check_output(source / "new.terse", source, force=False) == source / "new.terse"
-    assert check_output(source / "old.terse", source, force=True) == source / "old.terse"
+            check_output(output, read, overwrite=True)
+    assert check_output(source / "new.terse", source, overwrite=False) == source / "new.terse"
+    assert check_output(source / "old.terse", source, overwrite=True) == source / "old.terse"
 
 
 @pytest.mark.parametrize("offered", [True, False], ids=["renameat2", "elsewhere"])
-def test_of_two_that_write_without_force_one_succeeds(
+def test_of_two_that_write_without_overwrite_one_succeeds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, offered: bool
 ) -> None:
     if not offered:
         monkeypatch.setattr(parts, "_renameat2", lambda *given: False)
     for name, put in (("file", write), ("folder", write_folder)):
         opened = replacing_file if name == "file" else replacing_folder
-        with pytest.raises(OutputError, match="exists now"), opened(tmp_path / name, force=False):
+        with pytest.raises(OutputError, match="exists now"), opened(tmp_path / name, overwrite=False):
             put(tmp_path / name)
     assert (tmp_path / "file").read_bytes() == b"new" and (tmp_path / "folder" / "a").read_bytes() == b"new"
     assert sorted(os.listdir(tmp_path)) == ["file", "folder"]
@@ -167,17 +169,17 @@ def test_a_folder_is_replaced_unless_files_would_be_lost(
     target = tmp_path / "folder"
     target.mkdir()
     (target / "a").write_bytes(b"old")
-    write_folder(target, force=True)
+    write_folder(target, overwrite=True)
     assert (target / "a").read_bytes() == b"new" and os.listdir(tmp_path) == ["folder"]
     (target / "mine").write_bytes(b"mine")
     with pytest.raises(OutputError, match="holds 1 other files"):
-        write_folder(target, force=True)
+        write_folder(target, overwrite=True)
     assert (target / "mine").read_bytes() == b"mine" and os.listdir(tmp_path) == ["folder"]
 
 
 @pytest.mark.parametrize("name", ["../x", "/etc/x", ".", "a", "a/b", "n\0l", "\ud800", "x" * 300])
 def test_a_file_of_a_folder_lies_inside_it_and_has_a_name_of_its_own(tmp_path: Path, name: str) -> None:
-    with pytest.raises(OutputError), replacing_folder(tmp_path / "out", force=False) as folder:
+    with pytest.raises(OutputError), replacing_folder(tmp_path / "out", overwrite=False) as folder:
         with folder.file("a") as stream:
             stream.write(b"a")
         with folder.file(name):
@@ -193,10 +195,10 @@ from tersenet.files.atomic import replacing_file, replacing_folder
 parts._renameat2 = lambda *given: False
 what, path = sys.argv[1], Path(sys.argv[2])
 if what == "file":
-    with replacing_file(path, force=True) as stream:
+    with replacing_file(path, overwrite=True) as stream:
         stream.write(b"half")
         os.kill(os.getpid(), signal.SIGKILL)
-with replacing_folder(path, force=True) as folder:
+with replacing_folder(path, overwrite=True) as folder:
     with folder.file("a") as stream:
         stream.write(b"new")
     if what == "folder":
@@ -225,19 +227,19 @@ def test_what_a_killed_process_left_is_gone_after_the_next(tmp_path: Path, what:
     if what == "between the renames":
         assert not target.exists()
         with pytest.raises(OutputError, match="holds 1 other files"):
-            write_folder(target, ("b",), force=True)  # does not replace it, but puts it back
+            write_folder(target, ("b",), overwrite=True)  # does not replace it, but puts it back
         assert (target / "a").read_bytes() == b"old"
-        write_folder(target, force=True)
+        write_folder(target, overwrite=True)
     elif what == "folder":
-        write_folder(target, force=True)
+        write_folder(target, overwrite=True)
     else:
-        write(target, force=True)
+        write(target, overwrite=True)
     assert sorted(os.listdir(tmp_path)) == sorted([foreign.name, other.name, target.name])
     assert (target if what == "file" else target / "a").read_bytes() == b"new"
 
 
 def test_the_part_of_a_living_process_is_left_alone(tmp_path: Path) -> None:
-    with replacing_file(tmp_path / "x", force=True) as first:
+    with replacing_file(tmp_path / "x", overwrite=True) as first:
         first.write(b"first")
         write(tmp_path / "x", b"second")
         assert (tmp_path / "x").read_bytes() == b"second"
@@ -253,7 +255,7 @@ def test_a_full_disk_is_an_output_error_whatever_the_body_makes_of_it(tmp_path: 
         with (
             pytest.raises(OutputError, match="File too large; nothing was changed"),
             full_disk(size),
-            replacing_file(path, force=True) as stream,
+            replacing_file(path, overwrite=True) as stream,
         ):
             try:
                 if suffix == "pt":

@@ -124,8 +124,8 @@ def test_a_hostile_file_name_never_leaves_the_output_folder(tmp_path: Path, name
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_existing_output_is_kept_without_force(tmp_path: Path) -> None:
+def test_an_existing_output_is_kept_without_overwrite(tmp_path: Path) -> None:
     (tmp_path / "x.safetensors").write_bytes(b"precious")
-    with pytest.raises(OutputError, match="force=True"):
+    with pytest.raises(OutputError, match="overwrite=True"):
         write_checkpoint(CompressedModel({}), tmp_path / "x.safetensors")
     assert (tmp_path / "x.safetensors").read_bytes() == b"precious"

@@ -124,11 +124,11 @@ def test_failures_have_exit_code_1_and_wrong_usage_2(
     assert left == ({"o.terse", "o.terse.search"} if "--max-bytes" in arguments else set())  # the nearest file is kept
 
 
-def test_an_existing_output_is_replaced_only_with_force(file: Path, checkpoint: Path, capsys) -> None:
+def test_an_existing_output_is_replaced_only_with_overwrite(file: Path, checkpoint: Path, capsys) -> None:
     before = file.read_bytes()
     assert run("compress", checkpoint, "-o", file, "--target-bits", "2") == 1
-    assert "--force" in capsys.readouterr().err and file.read_bytes() == before
-    assert run("compress", checkpoint, "-o", file, "--target-bits", "2", "--force") == 0
+    assert "--overwrite" in capsys.readouterr().err and file.read_bytes() == before
+    assert run("compress", checkpoint, "-o", file, "--target-bits", "2", "--overwrite") == 0
     assert file.stat().st_size < len(before)
 
 
@@ -187,10 +187,10 @@ def test_no_command_writes_over_what_it_reads(tmp_path: Path, capsys: pytest.Cap
     net, small = tmp_path / "net.safetensors", tmp_path / "net.terse"
     save_file({"a.weight": torch.ones(32, 32)}, net)
     for command in (
-        ["compress", str(net), "-o", str(net), "--method", "rtn", "--force"],
+        ["compress", str(net), "-o", str(net), "--method", "rtn", "--overwrite"],
         ["compress", str(net), "-o", str(small), "--method", "rtn"],
-        ["compress", str(net), "-o", str(net), "--method", "rtn", "--max-bytes", "900", "--force"],
-        ["decompress", str(small), "-o", str(small), "--force"],
+        ["compress", str(net), "-o", str(net), "--method", "rtn", "--max-bytes", "900", "--overwrite"],
+        ["decompress", str(small), "-o", str(small), "--overwrite"],
     ):
         before = {path: path.read_bytes() for path in tmp_path.iterdir()}
         with pytest.raises(SystemExit) as stop:

@@ -31,3 +31,12 @@ def test_the_readmes_training_loop_runs_in_under_30_lines(tmp_path: Path, monkey
     monkeypatch.chdir(tmp_path)
     exec(compile(loop, "README", "exec"), {})
     assert (tmp_path / "net.terse").is_file()
+
+
+def test_the_readmes_first_lines_of_python_run_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.S)[0]
+    assert len([line for line in first.splitlines() if line.strip()]) <= 12
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):
+        exec(compile(first, "README", "exec"), {})
+    assert (tmp_path / "net.terse").is_file()

@@ -146,7 +146,7 @@ def test_warnings_and_notes_are_lines_without_source(monkeypatch, capsys) -> Non
     def does() -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("always")
-            warnings.warn("give force=True,\n   or \x1b[2J", stacklevel=1)
+            warnings.warn("give overwrite=True,\n   or \x1b[2J", stacklevel=1)
         logging.getLogger("tersenet").info("read %s", "state_dict")
         logging.getLogger("tersenet.files").info("and more")
         logging.getLogger("tersenet.progress").debug("1 of 2")
@@ -156,7 +156,7 @@ def test_warnings_and_notes_are_lines_without_source(monkeypatch, capsys) -> Non
     in_the_middle(monkeypatch, does)
     assert run("verify", "x") == 130
     lines = capsys.readouterr().err.splitlines()
-    wanted = ["give --force, or \\x1b[2J", "read state_dict", "and more", "interrupted"]
+    wanted = ["give --overwrite, or \\x1b[2J", "read state_dict", "and more", "interrupted"]
     assert lines == [f"tersenet: {text}" for text in wanted]
     assert (logging.getLogger("tersenet").level, warnings.showwarning) == before
 

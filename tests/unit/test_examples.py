@@ -45,7 +45,7 @@ class User:
     def __call__(self, command: str, *options: str) -> dict[str, Any]:
         first = self.folder / "x.terse" if command == "eval" else self.checkpoint
         output = ["-o", str(self.folder / f"{'auto' if command == 'auto' else 'x'}.terse")]
-        places = {"compress": [*output, "--force"], "auto": [*output, "--force"], "sensitivity": []}
+        places = {"compress": [*output, "--overwrite"], "auto": [*output, "--overwrite"], "sensitivity": []}
         more = places.get(command, ["--against", str(self.checkpoint)])
         with pytest.raises(SystemExit) as stop:
             main([command, str(first), *more, *self.model, *self.task, *options, "--json"])

@@ -82,7 +82,7 @@ def test_a_larger_budget_is_never_a_worse_network(tmp_path: Path) -> None:
     errors = []
     for size in (6_000, 20_000, 60_000, 200_000, 2_000_000):
         small = tersenet.compress(tmp_path / "w.safetensors", "vlcq", max_bytes=size)
-        assert tersenet.save(small, tmp_path / "w.terse", force=True) <= size
+        assert tersenet.save(small, tmp_path / "w.terse", overwrite=True) <= size
         errors.append(float((tersenet.load(tmp_path / "w.terse").state_dict()["w"] - weight).norm()))
     assert errors == sorted(errors, reverse=True) and errors[-1] < 1e-4
 
@@ -188,7 +188,7 @@ def test_a_folder_with_other_files_is_not_replaced(tmp_path: Path) -> None:
     (out / "thesis.txt").write_text("years of work")
     small = tersenet.compress(source, "rtn")
     with pytest.raises(OutputError, match=r"thesis\.txt"):
-        write_checkpoint(small, out, force=True)
+        write_checkpoint(small, out, overwrite=True)
     assert (out / "thesis.txt").read_text() == "years of work"
 
 

@@ -144,5 +144,5 @@ def test_an_error_of_what_is_written_passes_through_and_costs_nothing(tmp_path: 
             raise FileNotFoundError("images/0.png")
 
     with pytest.raises(FileNotFoundError, match=r"images/0.png"):
-        save(CompressedModel(Broken()), path, force=True)
+        save(CompressedModel(Broken()), path, overwrite=True)
     assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["x.terse"]

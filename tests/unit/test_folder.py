@@ -263,4 +263,4 @@ def test_tied_tensors_count_in_a_layout(tmp_path: Path) -> None:
             assert set(load_file(tmp_path / "back" / "m.safetensors")) == {"a", "b"}
         else:
             with pytest.raises(FormatError, match="without 1"):
-                write_checkpoint(model, tmp_path / "back", force=True)
+                write_checkpoint(model, tmp_path / "back", overwrite=True)

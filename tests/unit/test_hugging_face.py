@@ -73,7 +73,7 @@ def test_a_folder_is_compressed_and_judged_without_any_code(folder: Path, tmp_pa
                     "auto",
                     "--task",
                     task,
-                    "--force",
+                    "--overwrite",
                 ]
             )
         assert not stop.value.code

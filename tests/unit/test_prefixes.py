@@ -14,7 +14,7 @@ from torch import nn
 import tersenet
 from odd_checkpoints import Net, State, front, round_trip, same
 from tersenet import Checkpoint
-from tersenet.api import compress_file, load_network
+from tersenet.api import compress_file, load_into
 from tersenet.errors import CheckpointError, KeyMismatchError
 from tersenet.files.checkpoint import open_checkpoint
 from tersenet.files.checkpoint_write import write_checkpoint
@@ -64,14 +64,14 @@ def test_what_wrapped_networks_save_they_load_again(tmp_path: Path, net: Net) ->
         torch.save(wrapped.state_dict(), path)
         assert list(open_checkpoint(path).specs) == list(net.state_dict())
         wrapped.load_state_dict(round_trip(path, tmp_path / f"back{number}.pt"))
-        tersenet.load(tmp_path / f"{number}.pt.terse", into=Net(7))
+        tersenet.load_into(tmp_path / f"{number}.pt.terse", Net(7))
 
 
 def test_with_the_networks_code_any_prefix_is_found(tmp_path: Path, net: Net) -> None:
     state = front("student.body.", dict(net.state_dict()))
     torch.save({"state_dict": state, "epoch": 1}, tmp_path / "x.pt")
     compress_file(tmp_path / "x.pt", tmp_path / "x.terse", Rtn(bits=8), module=Net(1))
-    assert set(tersenet.load(tmp_path / "x.terse", into=Net(2)).tensors) == set(net.state_dict())
+    assert set(tersenet.load_into(tmp_path / "x.terse", Net(2)).state_dict()) == set(net.state_dict())
     write_checkpoint(tersenet.load(tmp_path / "x.terse"), tmp_path / "y.ckpt")
     assert set(torch.load(tmp_path / "y.ckpt")["state_dict"]) == set(state)
 
@@ -89,7 +89,7 @@ def test_a_prefix_of_two_networks_is_chosen_by_the_user(tmp_path: Path, net: Net
     with pytest.raises(CheckpointError, match=r'behind student\. and behind teacher\.: .*strip_prefix="student\."'):
         open_checkpoint(tmp_path / "x.pt", net)
     chosen = Checkpoint(tmp_path / "x.pt", strip_prefix="teacher.", ignore_keys="student.*")
-    assert torch.equal(load_network(chosen, Net(9)).fc.weight, Net(5).fc.weight)
+    assert torch.equal(load_into(chosen, Net(9)).fc.weight, Net(5).fc.weight)
     with pytest.raises(CheckpointError, match=r"no name begins with strip_prefix=.*student\.layer1"):
         open_checkpoint(Checkpoint(tmp_path / "x.pt", strip_prefix="nothing"))
     with pytest.raises(CheckpointError, match=r"ignore_keys='x\*' matches no tensor"):
@@ -118,8 +118,8 @@ def test_buffers_that_the_module_lacks_are_left_out_and_parameters_never(
     assert set(open_checkpoint(tmp_path / "x.safetensors").specs) == {*net.state_dict(), *extra}
     save_file({**net.state_dict(), "head.weight": torch.ones(4)}, tmp_path / "y.safetensors")
     with pytest.raises(KeyMismatchError, match=r"head\.weight.*ignore_keys="):
-        load_network(tmp_path / "y.safetensors", net)
-    load_network(Checkpoint(tmp_path / "y.safetensors", ignore_keys="head.*"), net)
+        load_into(tmp_path / "y.safetensors", net)
+    load_into(Checkpoint(tmp_path / "y.safetensors", ignore_keys="head.*"), net)
 
 
 def test_a_safetensors_file_gets_its_prefix_back(tmp_path: Path, net: Net) -> None:

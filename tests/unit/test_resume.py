@@ -64,7 +64,7 @@ def test_a_stopped_training_goes_on_to_the_same_bytes(
         given = replace(task.for_method(), train=Interrupted(batches, stop))
         run = RunFolder(tmp_path / folder, resume)
         small = method.model(source, method.compress(Job(source, network, given, run)))
-        tersenet.save(small, tmp_path / f"{folder}.terse", force=True)
+        tersenet.save(small, tmp_path / f"{folder}.terse", overwrite=True)
         return (tmp_path / f"{folder}.terse").read_bytes()
 
     if oscillation not in WHOLE:
@@ -98,7 +98,7 @@ def test_a_training_killed_at_any_moment_goes_on_to_the_same_bytes(
     time.sleep(0.1)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    in_process(command("x.terse", "--resume", "r", "--force"))
+    in_process(command("x.terse", "--resume", "r", "--overwrite"))
     assert (tmp_path / "x.terse").read_bytes() == (tmp_path / "whole.terse").read_bytes()
 
 

@@ -109,7 +109,7 @@ def test_affine_groups_take_no_more_than_packed_codes_and_two_halves_a_group(
     w = torch.randn(shape, generator=torch.Generator().manual_seed(1)) + shift
     entry = Rtn(bits=bits, granularity="group", affine=True, group_size=group).quantize("w", w)
     assert isinstance(entry.grid, Uniform) and entry.grid.zero_point is not None
-    size = save(CompressedModel({"w": entry}), tmp_path / "x.terse", force=True)
+    size = save(CompressedModel({"w": entry}), tmp_path / "x.terse", overwrite=True)
     assert size <= math.ceil(bits * w.numel() / 8) + 4 * entry.grid.scale.numel() + 600
     back = load(tmp_path / "x.terse").tensors["w"].dequantize()
     assert torch.equal(back, entry.dequantize()) and np.array_equal(read(tmp_path / "x.terse")["w"], back)

@@ -84,7 +84,7 @@ def test_a_stopped_training_from_outside_goes_on_to_the_same_bytes(
         chosen = method(where)
         given = replace(task.for_method(), train=Batches(batches, stop))
         job = Job(source, network, given, RunFolder(tmp_path / folder, resume))
-        tersenet.save(chosen.model(source, chosen.compress(job)), tmp_path / f"{folder}.terse", force=True)
+        tersenet.save(chosen.model(source, chosen.compress(job)), tmp_path / f"{folder}.terse", overwrite=True)
         return (tmp_path / f"{folder}.terse").read_bytes()
 
     whole, steps = result("whole", -1, False), len(batches)

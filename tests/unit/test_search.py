@@ -212,9 +212,9 @@ def test_wrong_use_says_what_to_do(checkpoint: Path, network: nn.Module, task: T
         within(checkpoint, tmp_path / "mine.terse", network, task, max_drop=6.0)
 
 
-def test_force_begins_a_new_search(checkpoint: Path, network: nn.Module, task: Task, tmp_path: Path) -> None:
+def test_overwrite_begins_a_new_search(checkpoint: Path, network: nn.Module, task: Task, tmp_path: Path) -> None:
     within(checkpoint, tmp_path / "o.terse", network, task, max_drop=6.0)
-    outcome = within(checkpoint, tmp_path / "o.terse", network, task, max_drop=7.0, force=True)
+    outcome = within(checkpoint, tmp_path / "o.terse", network, task, max_drop=7.0, overwrite=True)
     assert outcome.target.max_drop == 7.0 and len(rows(tmp_path / "o.terse.search" / "trials.sqlite")) > 0
 
 
@@ -242,3 +242,27 @@ def test_auto_tries_data_free_methods_first_and_is_smaller_than_without_data(tas
     assert outcome.best.bytes <= min(trial.bytes for trial in free)
     trained = budgets.auto(checkpoint, tmp_path / "t.terse", module=network, task=task, max_bytes=4_000, train=True)
     assert trained.holds and (tmp_path / "t.terse").stat().st_size <= 4_000
+
+
+def test_a_budget_on_a_module_returns_a_model_and_keeps_no_file(
+    network: nn.Module, task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    for outcome in (
+        compress_within(network, None, methods.get("rtn")(), task=task, max_bytes=30_000),
+        budgets.auto(network, task=task, max_bytes=30_000, methods=["vlcq"]),
+    ):
+        assert outcome.verdict == "met" and not list(tmp_path.iterdir())
+        small = outcome.model.apply_to(copy.deepcopy(network))
+        assert evaluate(small, task, "validation", network).agreement.mean > 0.9
+        assert tersenet.save(outcome.model, tmp_path / "x.terse") == outcome.best.bytes
+        (tmp_path / "x.terse").unlink()
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+
+
+def test_a_setting_that_no_search_has_is_named(network: nn.Module, task: Task) -> None:
+    with pytest.raises(UsageError, match="a search has no setting 'max_bites'"):
+        compress_within(network, None, methods.get("rtn")(), task=task, max_bites=30_000)
+    with pytest.raises(UsageError, match="time_limit=-1: expected a number, above 0"):
+        compress_within(network, None, methods.get("rtn")(), task=task, max_bytes=30_000, time_limit=-1)

@@ -53,7 +53,7 @@ class Broken(nn.Module):
         self.other = nn.Linear(3, 3)
 
 
-def test_force_deletes_nothing_where_the_call_is_wrong(within: Any, task: Task, tmp_path: Path) -> None:
+def test_overwrite_deletes_nothing_where_the_call_is_wrong(within: Any, task: Task, tmp_path: Path) -> None:
     (tmp_path / "o.terse").write_bytes(b"old")
     before = filled(tmp_path / "o.terse.search")
     litter = {name for name in before if name.startswith((".candidate", "candidate.7", "sketch"))}
@@ -76,19 +76,19 @@ def test_force_deletes_nothing_where_the_call_is_wrong(within: Any, task: Task, 
     ]
     for given, error in wrong:
         with pytest.raises(error):
-            within(force=True, **given)
+            within(overwrite=True, **given)
         now = contents(tmp_path / "o.terse.search")
         assert {name: data for name, data in now.items() if name not in litter} == kept, given
         assert (tmp_path / "o.terse").read_bytes() == b"old"
 
 
-def test_force_deletes_only_what_a_search_writes(within: Any, tmp_path: Path) -> None:
+def test_overwrite_deletes_only_what_a_search_writes(within: Any, tmp_path: Path) -> None:
     folder = tmp_path / "o.terse.search"
     before = filled(folder)
     (folder / "runs" / "aaaaaaaaaaaa").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / "last.pt").write_bytes(b"mine")
-    assert within(force=True).holds
+    assert within(overwrite=True).holds
     now = contents(folder)
     assert now.pop("trials.sqlite") != before["trials.sqlite"]
     assert now == {name: before[name] for name in FOREIGN}
@@ -105,9 +105,9 @@ def test_a_second_search_is_told_who_holds_the_first(within: Any, tmp_path: Path
     within()
     before = contents(tmp_path)
     with locked(tmp_path / "o.terse.search" / "lock", "a search"):
-        for force in (False, True):
+        for overwrite in (False, True):
             with pytest.raises(OutputError, match=rf"in use by process {os.getpid()} on .* since \d{{4}}-"):
-                within(force=force)
+                within(overwrite=overwrite)
     assert contents(tmp_path) == before
 
 
@@ -175,7 +175,7 @@ def test_a_file_that_disappears_during_a_search_is_no_success(within: Any, tmp_p
         (tmp_path / "o.terse").unlink(missing_ok=True)
 
     with pytest.raises(OutputError, match="the same command makes it again"):
-        within(on_message=on_message, force=True)
+        within(on_message=on_message, overwrite=True)
     assert within().best.digest == whole.best.digest == hash_of(tmp_path / "o.terse")
 
 
@@ -186,7 +186,7 @@ def test_a_link_is_followed_and_a_mode_kept(within: Any, tmp_path: Path) -> None
     (tmp_path / "o.terse").symlink_to(real)
     with pytest.raises(OutputError, match="exists"):
         within()
-    outcome = within(force=True)
+    outcome = within(overwrite=True)
     assert (tmp_path / "o.terse").is_symlink() and hash_of(real) == outcome.best.digest
     assert stat.S_IMODE(real.stat().st_mode) == 0o640
 
@@ -194,11 +194,11 @@ def test_a_link_is_followed_and_a_mode_kept(within: Any, tmp_path: Path) -> None
 def test_what_is_read_and_what_is_no_file_are_no_output(within: Any, checkpoint: Path, tmp_path: Path) -> None:
     (tmp_path / "o.terse").symlink_to(checkpoint)
     with pytest.raises(OutputError, match="what is read"):
-        within(force=True)
+        within(overwrite=True)
     (tmp_path / "o.terse").unlink()
     os.mkfifo(tmp_path / "o.terse")
     with pytest.raises(OutputError, match="pipe"):
-        within(force=True)
+        within(overwrite=True)
     assert not (tmp_path / "o.terse.search").exists()
 
 

@@ -11,7 +11,7 @@ from tersenet.search.folder import hash_of
 
 
 @pytest.mark.parametrize("damage", ["text", "truncated", "a bit", "other tables", "other rows", "other names"])
-def test_a_log_that_is_none_says_so_and_force_begins_anew(damage: str, within: Any, tmp_path: Path) -> None:
+def test_a_log_that_is_none_says_so_and_overwrite_begins_anew(damage: str, within: Any, tmp_path: Path) -> None:
     best, log = within().best, tmp_path / "o.terse.search" / "trials.sqlite"
     data = bytearray(log.read_bytes())
     if damage == "text":
@@ -30,10 +30,10 @@ def test_a_log_that_is_none_says_so_and_force_begins_anew(damage: str, within: A
             base.execute(statement)
         base.close()
     broken = log.read_bytes()
-    with pytest.raises(InputError, match=r"trials\.sqlite .*force=True"):
+    with pytest.raises(InputError, match=r"trials\.sqlite .*overwrite=True"):
         within()
     assert log.read_bytes() == broken and hash_of(tmp_path / "o.terse") == best.digest
-    assert within(force=True).best.digest == best.digest
+    assert within(overwrite=True).best.digest == best.digest
 
 
 def test_an_empty_log_knows_no_file(within: Any, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ def test_csr_counts_values_columns_tags_and_row_pointers() -> None:
 
 def test_every_format_is_counted_for_files_of_other_methods(checkpoint: Path, tmp_path: Path) -> None:
     for method, fields in (("rtn", {"bits": 4}), ("rtn", {"bits": 3, "affine": True}), ("vlcq", {"target_bits": 1.0})):
-        size = tersenet.save(tersenet.compress(checkpoint, method, **fields), tmp_path / "x.terse", force=True)
+        size = tersenet.save(tersenet.compress(checkpoint, method, **fields), tmp_path / "x.terse", overwrite=True)
         found = storage(tmp_path / "x.terse")
         assert found.file == size and found.beside < min(found.csr, found.relative, found.bitmap, found.dense)
         assert found.nonzeros <= found.weights <= found.fp32 // 4

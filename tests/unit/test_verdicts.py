@@ -4,6 +4,7 @@ import json
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
@@ -180,8 +181,8 @@ def polished(folder: Path, met: set[int], stop: int = 10**9, method: Method | No
         drop = 0.5 if int(float(path.read_text())) in met else 2.0
         return Estimate(drop, drop - 0.2, drop + 0.2, 1000, drop - 0.1, drop + 0.1)
 
-    search = Search(Target(max_drop=1.0), Trials(where.log, {}), folder / "o.terse", where, make, judge,
-                    lambda method: 0.0, lambda text: None)  # fmt: skip
+    runner = SimpleNamespace(folder=where, make=make, evaluate=judge, expect=lambda method: 0.0)
+    search = Search(Target(max_drop=1.0), Trials(where.log, {}), folder / "o.terse", runner, lambda text: None)
     try:
         search.explore(method or Fine())
         search.polish()

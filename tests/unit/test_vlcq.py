@@ -219,7 +219,7 @@ def test_a_nominal_rate_is_that_of_plain_rounding_and_the_same_file_whatever_was
         wanted = method.at(bits)
         model = wanted.model(source, pieces(wanted))
         first = first or dict(model.tensors)
-        sizes.append(tersenet.save(model, tmp_path / "x.terse", force=True))
+        sizes.append(tersenet.save(model, tmp_path / "x.terse", overwrite=True))
     assert all(torch.equal(entry.dequantize(), model.tensors[name].dequantize()) for name, entry in first.items())
     weights = sum(p.numel() for p in network.parameters() if p.dim() > 1)
     assert 0.95 * 4 < 8 * (sizes[0] - 1_500) / weights < 1.05 * 4 and sizes[1] < sizes[0] / 3

@@ -11,7 +11,7 @@ from tersenet.cli.wording import in_flags
 @pytest.mark.parametrize(
     ("python", "flags"),
     [
-        ("x.terse exists: give force=True, or another", "x.terse exists: give --force, or another"),
+        ("x.terse exists: give overwrite=True, or another", "x.terse exists: give --overwrite, or another"),
         ("bn='fold' needs module=, or bn=\"scale-shift\".", "--bn fold needs --model, or --bn scale-shift."),
         ("the code (module=) and data (task=)", "the code (--model) and data (--task)"),
         ("give max_output=123.", "give --max-output 123."),

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from .checkpoints import Attach, IgnoreKeys, Key, StripPrefix, checkpoint_of
-from .output import Force, Json, progress_bar
+from .output import Json, Overwrite, progress_bar
 from .targets import MaxBytes, MaxDrop, points, print_message, report
 
 
@@ -32,7 +32,7 @@ def command(
         list[str] | None, typer.Option(help="Only this one (a name or FILE.py:Class); may be repeated.")
     ] = None,
     time_limit: Annotated[float, typer.Option(help="Minutes.")] = 30.0,
-    force: Force = False,
+    overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
     """Try methods, the fastest first: data-free, calibrated, and with --train trained. The best file is always there.
@@ -54,7 +54,7 @@ def command(
             train=train,
             methods=method,
             time_limit=time_limit * 60,
-            force=force,
+            overwrite=overwrite,
             task_name=" ".join([task, *(task_arg or [])]),
             on_message=print_message,
         )

@@ -9,7 +9,7 @@ import typer
 
 from ..methods import DEFAULT_METHOD
 from .checkpoints import Attach, IgnoreKeys, Key, StripPrefix, checkpoint_of
-from .output import Force, Json, print_json, progress_bar
+from .output import Json, Overwrite, print_json, progress_bar
 from .targets import MaxBytes, MaxDrop, points, print_message, report
 
 
@@ -52,7 +52,7 @@ def command(
     max_bytes: MaxBytes = None,
     time_limit: Annotated[float | None, typer.Option(help="Minutes, for --max-drop and --max-bytes.")] = None,
     effort: Annotated[Effort, typer.Option(help="best: try every coder on every tensor.")] = Effort.fast,
-    force: Force = False,
+    overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
     """Compress a checkpoint. Further options are those of the method: see `tersenet methods NAME`."""
@@ -86,15 +86,27 @@ def command(
         limit = None if time_limit is None else 60 * time_limit
         with progress_bar():
             outcome = compress_within(
-                source, output, chosen, module=module, task=given, max_bytes=max_bytes, max_drop=points(max_drop),
-                time_limit=limit, force=force, effort=effort, task_name=task_name, on_message=print_message,
-            )  # fmt: skip
+                source,
+                output,
+                chosen,
+                module=module,
+                task=given,
+                max_bytes=max_bytes,
+                max_drop=points(max_drop),
+                time_limit=limit,
+                overwrite=overwrite,
+                effort=effort,
+                task_name=task_name,
+                on_message=print_message,
+            )
         report(outcome, output, as_json, time.perf_counter() - started)
         return
     if time_limit is not None:
         raise UsageError("--time-limit is for a search: give --max-drop or --max-bytes")
     with progress_bar():
-        size = compress_file(source, output, chosen, module=module, task=given, force=force, effort=effort, run=kept)
+        size = compress_file(
+            source, output, chosen, module=module, task=given, overwrite=overwrite, effort=effort, run=kept
+        )
     if not size:
         return  # one of several processes, and not the one that writes
     seconds = time.perf_counter() - started

@@ -7,7 +7,7 @@ import typer
 
 from ..errors import UsageError
 from .checkpoints import Attach
-from .output import Force, Json, MaxOutput, print_json, print_line, progress_bar
+from .output import Json, MaxOutput, Overwrite, print_json, print_line, progress_bar
 
 
 def command(
@@ -16,7 +16,7 @@ def command(
     form: Annotated[str, typer.Option("--as", help="values, or codes: integers and their grids.")] = "values",
     attach: Attach = None,
     max_output: MaxOutput = None,
-    force: Force = False,
+    overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
     """Write the tensors as your existing code loads them."""
@@ -26,10 +26,10 @@ def command(
     from ..files.atomic import check_output
     from ..files.checkpoint_write import write_checkpoint
 
-    check_output(output, file, force=force)
+    check_output(output, file, overwrite=overwrite)
     model = load(file, max_output=max_output)
     with progress_bar():
-        write_checkpoint(model, output, force=force, codes=form == "codes", attach=tuple(attach or ()))
+        write_checkpoint(model, output, overwrite=overwrite, codes=form == "codes", attach=tuple(attach or ()))
     if as_json:
         print_json({"output": str(output), "tensors": len(model.tensors) + len(model.aliases)})
     else:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .output import Force, Json, print_json, print_table, progress_bar
+from .output import Json, Overwrite, print_json, print_table, progress_bar
 
 if TYPE_CHECKING:
     from ..analysis.evaluate import Evaluation
@@ -20,7 +20,7 @@ SETTINGS: tuple[tuple[str, dict[str, Any]], ...] = (
 
 def command(
     output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.")] = Path("digits.terse"),
-    force: Force = False,
+    overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
     """Train on scikit-learn's digits (no download), compress, reload, compare."""
@@ -33,7 +33,7 @@ def command(
     from ..lab import digits
     from ..lab.models import build
 
-    check_output(output, force=force)
+    check_output(output, overwrite=overwrite)
     torch.manual_seed(0)
     task = digits.make_task()
     rows: list[dict[str, object]] = []
@@ -42,7 +42,7 @@ def command(
         original = sum(t.numel() * t.element_size() for t in network.state_dict().values())
         rows.append({"what": "fp32", "bytes": original, "ratio": 1.0, **_scores(evaluate(network, task))})
         for method, fields in SETTINGS:
-            size = save(compress(network, method, **fields), output, force=True)
+            size = save(compress(network, method, **fields), output, overwrite=True)
             result = evaluate(load(output).apply_to(build("digits")), task, reference=network)
             what = f"{method} {' '.join(f'{k}={v}' for k, v in fields.items())}"
             rows.append({"what": what, "bytes": size, "ratio": original / size, **_scores(result)})

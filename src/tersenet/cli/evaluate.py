@@ -35,12 +35,12 @@ def command(
     """Decode a file, run it on a task, and print metric, drop and agreement with n and a 95 % interval."""
     from ..analysis.evaluate import evaluate
     from ..analysis.intervals import Estimate
-    from ..api import load_network
+    from ..api import load_into
     from .factory import make_model, make_task
 
     def opened(path: Path, *others: Path) -> "nn.Module":
         source = checkpoint_of(path, key, strip_prefix, ignore_keys)
-        return load_network(source, make_model(model, model_arg or [], path, *others), max_output=max_output)
+        return load_into(source, make_model(model, model_arg or [], path, *others), max_output=max_output)
 
     files = [file] if against is None else [file, against]
     network = opened(*files)

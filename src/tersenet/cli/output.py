@@ -15,7 +15,7 @@ CELL = 200  # characters of a cell that are shown
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 MaxOutput = Annotated[int | None, typer.Option(help="Allow this many bytes of decoded tensors.")]
-Force = Annotated[bool, typer.Option("--force", help="Replace the output if it exists.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", "--force", help="Replace the output if it exists.")]
 
 
 def print_json(value: Mapping[str, Any]) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from .checkpoints import IgnoreKeys, Key, StripPrefix, checkpoint_of
-from .output import Force, Json, print_json, print_table, progress_bar
+from .output import Json, Overwrite, print_json, print_table, progress_bar
 
 
 class Score(StrEnum):
@@ -39,14 +39,14 @@ def command(
     average_bits: Annotated[float | None, typer.Option(help="Choose bits for layers (8, 4, 2) with this mean.")] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write them here, for --layer-bits.")] = None,
     picture: Annotated[Path | None, typer.Option(help="Draw the costs here (needs matplotlib).")] = None,
-    force: Force = False,
+    overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
     """Quantise one layer at a time, and all but one; score every layer; optionally choose bits for each."""
     from ..analysis.allocate import average, ladder
     from ..analysis.layer_costs import survey
     from ..analysis.scores import rank
-    from ..api import load_network
+    from ..api import load_into
     from ..errors import UsageError
     from ..files.atomic import check_output, replacing_file
     from .factory import make_model, make_task
@@ -57,9 +57,9 @@ def command(
         raise UsageError("--output writes the bits of layers: give --average-bits")
     for wanted in (output, picture):
         if wanted is not None:
-            check_output(wanted, checkpoint, force=force)
+            check_output(wanted, checkpoint, overwrite=overwrite)
     source = checkpoint_of(checkpoint, key, strip_prefix, ignore_keys)
-    network = load_network(source, make_model(model, model_arg or [], checkpoint))
+    network = load_into(source, make_model(model, model_arg or [], checkpoint))
     judged = make_task(task, task_arg or []).for_method()
     with progress_bar():
         rows = survey(network, judged, bits, score.value)
@@ -73,10 +73,10 @@ def command(
         chosen = ladder(order, (8, 4, 2), lambda found: average(sizes, found), average_bits, pinned)
         facts |= {"layer_bits": chosen, "average_bits": average(sizes, chosen)}
         if output is not None:
-            with replacing_file(output, force=force) as stream:
+            with replacing_file(output, overwrite=overwrite) as stream:
                 stream.write(json.dumps(facts, indent=1, default=str).encode())
     if picture is not None:
-        _draw(picture, [(row.name, row.loss_alone, row.loss_kept) for row in rows], bits, force)
+        _draw(picture, [(row.name, row.loss_alone, row.loss_kept) for row in rows], bits, overwrite)
     if as_json:
         print_json(facts)
         return
@@ -103,7 +103,7 @@ def _signed(change: float) -> str:
     return f"{change:+.3f}"
 
 
-def _draw(path: Path, rows: list[tuple[str, float, float]], bits: int, force: bool) -> None:
+def _draw(path: Path, rows: list[tuple[str, float, float]], bits: int, overwrite: bool) -> None:
     """Bars of the loss when only this layer is quantised."""
     from ..errors import UsageError
     from ..files.atomic import replacing_file
@@ -122,5 +122,5 @@ def _draw(path: Path, rows: list[tuple[str, float, float]], bits: int, force: bo
     kind = path.suffix[1:].lower() or "png"
     if kind not in (known := figure.canvas.get_supported_filetypes()):
         raise UsageError(f"a picture cannot be a .{kind}; it may be {', '.join(known)}")
-    with replacing_file(path, force=force) as stream:
+    with replacing_file(path, overwrite=overwrite) as stream:
         figure.savefig(stream, dpi=130, format=kind)

@@ -16,8 +16,8 @@ def in_flags(text: str) -> str:
 
     Arguments inside a call are left alone: `Task(..., train=batches)` is Python to everyone.
 
-    >>> in_flags("x.terse exists: give force=True, or bn='fold' with module=")
-    'x.terse exists: give --force, or --bn fold with --model'
+    >>> in_flags("x.terse exists: give overwrite=True, or bn='fold' with module=")
+    'x.terse exists: give --overwrite, or --bn fold with --model'
     """
     return _ARGUMENT.sub(_flag, text)
 

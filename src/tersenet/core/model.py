@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -101,6 +101,10 @@ class CompressedModel:
     def specs(self) -> Mapping[str, TensorSpec]:
         """Shape and original dtype of every tensor in `tensors`."""
         return self.known_specs or {name: TensorSpec(e.shape, e.dtype) for name, e in self.tensors.items()}
+
+    def in_memory(self) -> "CompressedModel":
+        """The same, independent of the file it was opened from."""
+        return replace(self, tensors=dict(self.tensors), attachments=dict(self.attachments))
 
     def state_dict(self) -> dict[str, Tensor]:
         """Every tensor by name, decoded to its original dtype; tied names share one tensor.

@@ -15,11 +15,11 @@ from .parts import part_of, place
 KINDS = {stat.S_IFCHR: "a device", stat.S_IFBLK: "a device", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
 
 
-def check_output(path: str | Path, source: str | Path | None = None, *, force: bool) -> Path:
+def check_output(path: str | Path, source: str | Path | None = None, *, overwrite: bool) -> Path:
     """Where an output called `path` goes: a symbolic link to something is followed.
 
-    **Raises** `OutputError` if it exists (without `force`), has no folder, cannot be a name, is a device, a pipe, a
-    socket or a link to nothing, or (with `force`, too) if it is what is read: `source`, or in the folder `source` a
+    **Raises** `OutputError` if it exists (without `overwrite`), has no folder, cannot be a name, is a device, a pipe, a
+    socket or a link to nothing, or (with `overwrite`, too) if it is what is read: `source`, or in the folder `source` a
     file that is no `.terse`.
     """
     if not isinstance(path, str | os.PathLike):
@@ -41,20 +41,20 @@ def check_output(path: str | Path, source: str | Path | None = None, *, force: b
     if not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)):
         kind = KINDS.get(stat.S_IFMT(found.st_mode), "no file")
         raise OutputError(f"{shown} is {kind}: give the name of a file or folder")
-    if not force:
-        raise OutputError(f"{shown} exists: give another output, or force=True to replace it")
+    if not overwrite:
+        raise OutputError(f"{shown} exists: give another output, or overwrite=True to replace it")
     return target
 
 
 @contextmanager
-def replacing_file(path: str | Path, *, force: bool) -> Iterator[BinaryIO]:
+def replacing_file(path: str | Path, *, overwrite: bool) -> Iterator[BinaryIO]:
     """A stream into a file beside `path`, which is synced and takes its name at the end, and is deleted on any
     exception. A replaced file keeps its mode.
 
-    **Raises** `OutputError` as `check_output` does, if the system refuses to write (full disk), and without `force` if
+    **Raises** `OutputError` as `check_output` does, if the system refuses to write (full disk), and without `overwrite` if
     somebody else was there first. An exception of the body that has another cause passes through as it is.
     """
-    target = check_output(path, force=force)
+    target = check_output(path, overwrite=overwrite)
     if target.is_dir():
         raise OutputError(f"{target} is a folder: give the name of a file")
     with ExitStack() as stack:
@@ -65,17 +65,17 @@ def replacing_file(path: str | Path, *, force: bool) -> Iterator[BinaryIO]:
         with _reported(target):
             _keep_mode(descriptor, target)
             os.fsync(descriptor)
-            place(part, target, force=force)
+            place(part, target, overwrite=overwrite)
         _sync_folder(target.parent, target)
 
 
 @contextmanager
-def replacing_folder(path: str | Path, *, force: bool) -> Iterator["NewFolder"]:
+def replacing_folder(path: str | Path, *, overwrite: bool) -> Iterator["NewFolder"]:
     """A folder beside `path`, which takes its name at the end, and is deleted on any exception.
 
     **Raises** `OutputError` as `replacing_file` does, and if the old folder holds files that the new one does not.
     """
-    target = check_output(path, force=force)
+    target = check_output(path, overwrite=overwrite)
     if target.is_file():
         raise OutputError(f"{target} is a file: give the name of a folder")
     with ExitStack() as stack:
@@ -83,12 +83,12 @@ def replacing_folder(path: str | Path, *, force: bool) -> Iterator["NewFolder"]:
             part, descriptor = stack.enter_context(part_of(target, folder=True))
         yield NewFolder(part, target)
         with _reported(target):
-            if target.is_dir() and force:
+            if target.is_dir() and overwrite:
                 _check_replaceable(target, part)
                 _keep_mode(descriptor, target)
             for folder, _, _ in os.walk(part):
                 _sync_folder(Path(folder), target)
-            place(part, target, force=force)
+            place(part, target, overwrite=overwrite)
         _sync_folder(target.parent, target)
 
 
@@ -169,7 +169,7 @@ def _reported(target: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno in (errno.EEXIST, errno.ENOTEMPTY):
             raise OutputError(
-                f"{target} exists now: somebody else wrote it in the meantime; give another output, or force=True"
+                f"{target} exists now: somebody else wrote it in the meantime; give another output, or overwrite=True"
             ) from error
         raise _not_written(target, error) from error
 
@@ -218,7 +218,7 @@ def _check_replaceable(old: Path, new: Path) -> None:
     if lost:
         names = ", ".join(map(str, lost[:5]))
         raise OutputError(
-            f"{old} holds {len(lost)} other files ({names}), which force=True would delete: move them first"
+            f"{old} holds {len(lost)} other files ({names}), which overwrite=True would delete: move them first"
         )
 
 

@@ -28,7 +28,7 @@ def write_checkpoint(
     model: CompressedModel,
     path: str | Path,
     *,
-    force: bool = False,
+    overwrite: bool = False,
     codes: bool = False,
     attach: str | tuple[str, ...] = (),
 ) -> None:
@@ -39,7 +39,7 @@ def write_checkpoint(
     one or more globs of a folder's files to write although they hold code or pickles, or are hidden. One tensor is in
     memory at a time, except for pickles.
 
-    **Raises** `OutputError` if the target exists (without `force`) or cannot be written; `FormatError` for a layout
+    **Raises** `OutputError` if the target exists (without `overwrite`) or cannot be written; `FormatError` for a layout
     that leaves out or doubles a tensor, file names that lead elsewhere, and files that must be asked for.
     """
     target = Path(path)
@@ -53,17 +53,17 @@ def write_checkpoint(
     if codes:
         if target.suffix in PICKLES:
             raise OutputError(f"{target}: codes are written as safetensors; name a .safetensors file")
-        with replacing_file(target, force=force) as stream:
+        with replacing_file(target, overwrite=overwrite) as stream:
             write_safetensors(stream, *as_codes(model))
     elif target.suffix in PICKLES or (model.layout.get("content") and not target.suffix):
         state = _state(model, [*model.tensors, *model.aliases])
         with _usable(model):
             wrapped = wrap(model.layout, state)
-        with replacing_file(target, force=force) as stream:
+        with replacing_file(target, overwrite=overwrite) as stream:
             torch.save(wrapped, stream)
     elif shards and target.suffix != ".safetensors":
         _check_asked(model, (attach,) if isinstance(attach, str) else attach)
-        with replacing_folder(target, force=force) as folder:
+        with replacing_folder(target, overwrite=overwrite) as folder:
             _write_folder(model, folder)
     else:
         with _usable(model):
@@ -71,7 +71,7 @@ def write_checkpoint(
         if beside := [name for name in around if [name] != model.layout.get("key", [])[:1]]:
             some = ", ".join(map(str, beside[:8]))
             logging.getLogger("tersenet").info("%s: left out: %s; a .pt has a place for it", target.name, some)
-        with replacing_file(target, force=force) as stream:
+        with replacing_file(target, overwrite=overwrite) as stream:
             names = [*model.tensors, *model.aliases]
             write_safetensors(stream, *_as_values(model, names), next(iter(metadata.values()), None))
 

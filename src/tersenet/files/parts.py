@@ -54,13 +54,13 @@ def recover(target: Path) -> None:
                     _recover(Path(entry.path), target, whole[1] == "old")
 
 
-def place(part: Path, target: Path, *, force: bool) -> None:
-    """Rename `part` to `target`; with `force` in the place of what is there. **Raises** `FileExistsError`, `OSError`.
+def place(part: Path, target: Path, *, overwrite: bool) -> None:
+    """Rename `part` to `target`; with `overwrite` in the place of what is there. **Raises** `FileExistsError`, `OSError`.
 
-    A folder that is replaced is deleted. Without `force`, of two processes one gets the name: by `renameat2`, or where
+    A folder that is replaced is deleted. Without `overwrite`, of two processes one gets the name: by `renameat2`, or where
     that is not offered by creating an empty target first (a kill between the two calls leaves it).
     """
-    if not force:
+    if not overwrite:
         _rename_new(part, target)
     elif part.is_dir() and target.is_dir():
         _exchange(part, target)

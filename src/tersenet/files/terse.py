@@ -4,14 +4,14 @@ import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from io import RawIOBase
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO, Literal, TypedDict
 
 import torch
 from torch import Tensor
 
 from .. import codec
 from ..core.activation import Activation
-from ..core.fields import check_value
+from ..core.fields import check_names, check_value
 from ..core.grid import Codebook, FixedPoint, Grid, Uniform
 from ..core.levels import Integers, Points
 from ..core.model import CompressedModel, Entry, Item, KeptTensor, ProvenanceNote, QTensor, TensorSpec
@@ -24,6 +24,15 @@ from .strict import check_bools, check_codes, check_fields
 from .writer import Writer, compress, writing
 
 Effort = Literal["fast", "best"]
+
+
+class Writing(TypedDict, total=False):
+    """How a file is written: whether what is there may be replaced (not if absent), the coder's effort ("fast")."""
+
+    overwrite: bool
+    effort: str
+
+
 DTYPES = {
     "f64": torch.float64, "f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16,
     "f8e4m3": torch.float8_e4m3fn, "f8e5m2": torch.float8_e5m2, "i64": torch.int64, "i32": torch.int32,
@@ -34,16 +43,22 @@ NAMES = {dtype: name for name, dtype in DTYPES.items()}
 KINDS: dict[str, type[Grid]] = {"uniform": Uniform, "codebook": Codebook, "fixed": FixedPoint}
 
 
-def save(model: CompressedModel, path: str | Path, *, force: bool = False, effort: str = "fast") -> int:
+def check_writing(writing: Writing) -> None:
+    """**Raises** `UsageError` for other names than those of `Writing`, and for an effort that the coder does not have."""
+    check_names("writing a file has no option", writing, Writing.__annotations__)
+    check_value("effort", Effort, writing.get("effort", "fast"))
+
+
+def save(model: CompressedModel, path: str | Path, *, overwrite: bool = False, effort: str = "fast") -> int:
     """Write `model` to `path` and return the file's size in bytes.
 
-    **Raises** `OutputError` if `path` exists (without `force`), cannot be written, or could not be read again; then
+    **Raises** `OutputError` if `path` exists (without `overwrite`), cannot be written, or could not be read again; then
     nothing has changed.
     """
     if not isinstance(model, CompressedModel):
         raise UsageError(f"got a {type(model).__name__}: expected what compress, freeze or load return")
     pieces = itertools.chain(model.tensors.items(), model.activations.items())
-    return write(path, pieces, model, force=force, effort=effort)
+    return write(path, pieces, model, overwrite=overwrite, effort=effort)
 
 
 def write(
@@ -51,13 +66,13 @@ def write(
     pieces: Iterable[Item],
     envelope: CompressedModel,
     *,
-    force: bool = False,
+    overwrite: bool = False,
     effort: str = "fast",
 ) -> int:
     """Write tensors and activations as they come, and everything else from `envelope`; return the file's size in
     bytes."""
     check_value("effort", Effort, effort)
-    with replacing_file(path, force=force) as stream:
+    with replacing_file(path, overwrite=overwrite) as stream:
         return _write(stream, pieces, envelope, effort)
 
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from ..analysis.intervals import Estimate, higher
+from ..core.model import CompressedModel
 from .target import Target, Verdict
 from .trials import Trial
 
@@ -10,13 +11,14 @@ from .trials import Trial
 @dataclass(frozen=True)
 class Outcome:
     """What a search found: the best trial, all trials, why it ended ("finished", "out of time", "interrupted"), the
-    drop on the test split in points, how many looks this search has taken at the test split, and what the original
+    best file's model, the drop on the test split in points, how many looks this search has taken at the test split, and what the original
     network scores on validation and on test (None without labels)."""
 
     best: Trial
     target: Target
     trials: list[Trial]
     ended: str
+    model: CompressedModel
     test: Estimate | None = None
     test_looks: int = 0
     originals: tuple[Estimate, Estimate] | None = None

@@ -35,9 +35,15 @@ class Runner:
     **Raises** `InputError` if the input, the network or the samples cannot be used.
     """
 
-    def __init__(self, path: Where, module: nn.Module | None, task: Task | None, effort: str,
-                 folder: SearchFolder) -> None:  # fmt: skip
-        self.source, self.network = open_inputs(path, module)
+    def __init__(
+        self,
+        what: nn.Module | Where,
+        module: nn.Module | None,
+        task: Task | None,
+        effort: str,
+        folder: SearchFolder,
+    ) -> None:
+        self.source, self.network = open_inputs(what, module)
         self.task, self.effort, self.folder = task, effort, folder
         self.reference = None if self.network is None else deepcopy(self.network)
         self.judged = None if module is None or task is None or task.validation is None else task
@@ -65,7 +71,7 @@ class Runner:
             if self.kept is None or self.kept[0] != family:
                 self.kept = family, method.prepare(Job(self.source, self.network, seen))
             pieces = self.kept[1](method)
-        return write(place, pieces, method.model(self.source, ()), force=True, effort=self.effort)
+        return write(place, pieces, method.model(self.source, ()), overwrite=True, effort=self.effort)
 
     def evaluate(self, place: Path) -> Estimate | None:
         """The drop of a file on validation, in points, decoded from disk."""

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Protocol
 
 from ..analysis.intervals import Estimate
 from ..core.method import Method
@@ -50,12 +51,26 @@ def boundary(count: int, start: int | None, holds: Callable[[int], bool]) -> int
     return low
 
 
+class Maker(Protocol):
+    """What makes and judges the files of a search, in its folder."""
+
+    folder: SearchFolder
+
+    def make(self, method: Method, start: str, place: Path) -> int:
+        """Write a file; return its bytes."""
+
+    def evaluate(self, place: Path) -> Estimate | None:
+        """The drop of a file in points; None where there is nothing to judge on."""
+
+    def expect(self, method: Method) -> float:
+        """The seconds of a trial, a guess that is corrected by what trials of the same method took."""
+
+
 class Search:
     """Trials of methods towards `target`, logged in `trials`, the best one's file at `output`.
 
-    `make(method, start, path)` writes a file and returns its bytes; `evaluate(path)` estimates its drop in points (None
-    where there is nothing to judge on); `expect(method)` in seconds, corrected by what trials of the same method took;
-    `on_message(text)` before every trial. What is at `output` now may be replaced; what appears there later may not.
+    `on_message` gets a line of text before every trial. What is at `output` now may be replaced; what appears there
+    later may not.
     """
 
     def __init__(
@@ -63,14 +78,11 @@ class Search:
         target: Target,
         trials: Trials,
         output: Path,
-        folder: SearchFolder,
-        make: Callable[[Method, str, Path], int],
-        evaluate: Callable[[Path], Estimate | None],
-        expect: Callable[[Method], float],
+        runner: Maker,
         on_message: Callable[[str], None],
     ) -> None:
-        self.target, self.trials, self.output, self.folder = target, trials, output, folder
-        self.make, self.evaluate, self.expect, self.on_message = make, evaluate, expect, on_message
+        self.target, self.trials, self.output, self.runner, self.on_message = target, trials, output, runner, on_message
+        self.folder = runner.folder
         self.paces: dict[str, float] = {}  # seconds taken over seconds expected, by method
         self.seen: list[Trial] = []  # in this order again when a search goes on, so it steers as it did
         self.tried: dict[str, Method] = {}  # by key of the trial
@@ -94,7 +106,7 @@ class Search:
 
     def seconds(self, method: Method) -> float:
         """How long a trial is expected to take."""
-        return self.expect(method) * self.paces.get(method.name, 1.0)
+        return self.runner.expect(method) * self.paces.get(method.name, 1.0)
 
     def attempt(self, method: Method, start: str = "") -> Trial:
         """The trial of `method`, from the log or made now; its file is kept if it is the best."""
@@ -116,13 +128,13 @@ class Search:
             raise OutOfTime(f"{in_words(remaining())} are left for a training of {in_words(expected)}")
         began = time.perf_counter()
         try:
-            size = self.make(method, start, self.folder.candidate)
+            size = self.runner.make(method, start, self.folder.candidate)
             trial = Trial(key_of(method, start), size, hash_of(self.folder.candidate), 0.0)
-            found = self.evaluate(self.folder.candidate)
+            found = self.runner.evaluate(self.folder.candidate)
             if found is not None:
                 trial = replace(trial, drop=found.mean, least=found.least, most=found.most, n=found.n)
             trial = replace(trial, seconds=time.perf_counter() - began)
-            self.paces[method.name] = trial.seconds / max(self.expect(method), 1e-3)
+            self.paces[method.name] = trial.seconds / max(self.runner.expect(method), 1e-3)
             self.trials.add(trial)  # first: a row without its file is made again, a file without its row is foreign
             if best is None or self.target.rank(trial) < self.target.rank(best):
                 self._place(self.folder.candidate)
@@ -135,7 +147,7 @@ class Search:
         there = hash_of(self.output) if self.output.is_file() else None
         if there not in (None, self.given) and not self.trials.knows(there):
             raise OutputError(f"{self.output} was written by something else during the search: move it away")
-        with open(candidate, "rb") as made, replacing_file(self.output, force=there is not None) as stream:
+        with open(candidate, "rb") as made, replacing_file(self.output, overwrite=there is not None) as stream:
             shutil.copyfileobj(made, stream)
 
     def describe(self, trial: Trial) -> str:
@@ -207,7 +219,7 @@ class Search:
     def size(self, method: Method) -> int:
         """The bytes of a file that is made, and not kept."""
         try:
-            return self.make(method, "", self.folder.untrained)
+            return self.runner.make(method, "", self.folder.untrained)
         finally:
             self.folder.untrained.unlink(missing_ok=True)
 

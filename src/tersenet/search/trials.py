@@ -11,7 +11,7 @@ from typing import Any
 from ..core.method import Method
 from ..errors import InputError, OutputError, UsageError
 
-ANEW = "move it away, or begin a new search with force=True"
+ANEW = "move it away, or begin a new search with overwrite=True"
 HELD = 2.0  # seconds that the log may be held by another process
 TABLES = {"search": ["identity"], "tests": ["digest", "result"]}  # and trials, with the fields of Trial
 
@@ -83,7 +83,7 @@ class Trials:
                 other = sorted(key for key in {*old, *new} if old.get(key) != new.get(key))
                 raise UsageError(
                     f"{self.path.parent} holds another search (other {', '.join(other)}): repeat its command to go on "
-                    "with it, or begin a new one with force=True"
+                    "with it, or begin a new one with overwrite=True"
                 )
 
     @contextmanager

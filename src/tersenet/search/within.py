@@ -4,95 +4,98 @@ import json
 import math
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, suppress
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from torch import nn
 
 from ..analysis.intervals import Estimate
-from ..api import identified
+from ..api import identified, load, open_inputs
 from ..core.method import Job, Method
 from ..core.task import Task
 from ..errors import BudgetError, InputError, OutputError, TersenetError, UsageError
 from ..files.atomic import check_output
-from ..files.checkpoint import Where, checkpoint_at, open_checkpoint
+from ..files.checkpoint import Where, checkpoint_at
 from ..methods import get, names
 from ..progress import OutOfTime, until
 from .folder import SearchFolder, hash_of
 from .outcome import Outcome
 from .runner import VALIDATION, Runner
 from .search import Search
-from .target import Target
+from .settings import SearchSettings
 from .trials import Trials
 
 Step = Callable[[Search], None]
-OnMessage = Callable[[str], None]
+HALF_AN_HOUR = 1800.0  # seconds
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """All steps of a search, the method whose largest file proves that the call is right, and what tells it apart."""
+
+    steps: Sequence[Step]
+    first: Method
+    identity: Mapping[str, Any]
 
 
 def compress_within(
-    path: Where,
-    output: str | Path,
+    what: nn.Module | Where,
+    output: str | Path | None,
     method: Method,
     *,
     module: nn.Module | None = None,
     task: Task | None = None,
-    max_bytes: int | None = None,
-    max_drop: float | None = None,
-    time_limit: float | None = None,
-    force: bool = False,
-    effort: str = "fast",
-    task_name: str = "",
-    on_message: OnMessage = lambda text: None,
+    **settings: Any,
 ) -> Outcome:
-    """Compress to at most `max_bytes` bytes as well as possible, or as small as possible with a drop of at most
-    `max_drop` points (of the task's metric, or of agreement where there are no labels), by trials of `method`.
+    """Compress a module, or the checkpoint at a path, to at most `max_bytes` bytes as well as possible, or as small as
+    possible with a drop of at most `max_drop` points (of the task's metric, or of agreement where there are no labels).
 
-    The knob of the method (`Method.knob`) is searched; its other fields stay. The file is judged, decoded, on the
+    The knob of the method (`Method.knob`) is searched; its other fields stay. Files are judged, decoded, on the
     validation split against the original network; the test split is looked at once, at the end. The best file so far
     is always at `output`; trials are logged in the folder `OUTPUT.search`, and the same call goes on there after an
-    interruption. `time_limit` is in seconds; `task_name` tells tasks apart; `on_message` gets a line of
-    text before every trial.
+    interruption. Without `output` nothing is kept but `Outcome.model`. `settings` are those of `SearchSettings`.
 
     **Raises** `BudgetError` if no trial could be finished, and what `compress_file` raises.
     """
-    identity = identified(method, effort)
-    target = Target(max_bytes, max_drop)
-    return _search(path, output, method, [_step(method, max_bytes)], identity, module, task, target, time_limit, force,
-                   effort, task_name, on_message)  # fmt: skip
+    chosen = SearchSettings.of(settings)
+    plan = _Plan([_step(method, chosen.max_bytes)], method, identified(method, chosen.effort))
+    return _searched(what, output, plan, module, task, chosen)
 
 
 def auto(
-    path: Where,
-    output: str | Path,
+    what: nn.Module | Where,
+    output: str | Path | None = None,
     *,
-    module: nn.Module,
     task: Task,
-    max_bytes: int | None = None,
-    max_drop: float | None = None,
+    module: nn.Module | None = None,
     train: bool = False,
     methods: Sequence[str] | None = None,
-    time_limit: float = 1800.0,
-    force: bool = False,
-    task_name: str = "",
-    on_message: OnMessage = lambda text: None,
+    **settings: Any,
 ) -> Outcome:
     """Like `compress_within`, by one method after the other: what all of them, or those named in `methods`, offer
     (`Method.auto_points`), data-free first, then calibrated, with `train` trained. Each begins at the value of its
-    knob, and a training at the size, that those before it have reached."""
-    chosen = list(names() if methods is None else methods)
-    job = Job(open_checkpoint(path, module), module, task.for_method())
-    points = _in_order([point for name in chosen for point in get(name).auto_points(job)], task, train)
+    knob, and a training at the size, that those before it have reached. The time limit is half an hour if none is
+    given.
+
+    >>> outcome = auto(net, task=task, max_drop=1)  # doctest: +SKIP
+    >>> outcome.verdict, outcome.model.apply_to(net)  # doctest: +SKIP
+    """
+    chosen = SearchSettings.of({"time_limit": HALF_AN_HOUR, **settings})
+    source, network = open_inputs(what, module)
+    if network is None:
+        raise UsageError("auto compares networks: give the network's code (module=)")
+    tried = list(names() if methods is None else methods)
+    job = Job(source, network, task.for_method())
+    points = _in_order([point for name in tried for point in get(name).auto_points(job)], task, train)
     if not points:
-        raise UsageError(
-            f"none of {', '.join(chosen)} offers anything to auto: use compress with max_bytes or max_drop"
-        )
-    identity = {"method": "auto", "train": train, **({} if methods is None else {"methods": chosen})}
-    steps = [_step(method, max_bytes) for method in points]
-    return _search(path, output, points[0], steps, identity, module, task, Target(max_bytes, max_drop), time_limit,
-                   force, "fast", task_name, on_message)  # fmt: skip
+        raise UsageError(f"none of {', '.join(tried)} offers anything to auto: use compress with max_bytes or max_drop")
+    identity = {"method": "auto", "train": train, **({} if methods is None else {"methods": tried})}
+    plan = _Plan([_step(method, chosen.max_bytes) for method in points], points[0], identity)
+    return _searched(what, output, plan, module, task, chosen)
 
 
 def _in_order(points: list[Method], task: Task, train: bool) -> list[Method]:
@@ -124,27 +127,51 @@ def _step(method: Method, max_bytes: int | None) -> Step:
     return step if filling is None else fill
 
 
+def _searched(
+    what: nn.Module | Where,
+    output: str | Path | None,
+    plan: _Plan,
+    module: nn.Module | None,
+    task: Task | None,
+    settings: SearchSettings,
+) -> Outcome:
+    """The outcome of a search at `output`, or in a folder that is deleted afterwards."""
+    module = what if isinstance(what, nn.Module) else module
+    _check(settings, module, task)
+    if output is not None:
+        return _search(what, Path(output), plan, module, task, settings)
+    with TemporaryDirectory(prefix="tersenet") as folder:
+        outcome = _search(what, Path(folder) / "best.terse", plan, module, task, settings)
+        return replace(outcome, model=outcome.model.in_memory())
+
+
 def _search(
-    path: Where, output: str | Path, first: Method, steps: Sequence[Step], identity: dict[str, Any],
-    module: nn.Module | None, task: Task | None, target: Target, time_limit: float | None, force: bool, effort: str,
-    task_name: str, on_message: OnMessage,
-) -> Outcome:  # fmt: skip
-    deadline = time.monotonic() + (math.inf if time_limit is None else time_limit)
-    _check(target, module, task, time_limit)
-    check_output(output, checkpoint_at(path).path, force=True)
-    output = Path(output)
+    what: nn.Module | Where,
+    output: Path,
+    plan: _Plan,
+    module: nn.Module | None,
+    task: Task | None,
+    settings: SearchSettings,
+) -> Outcome:
+    deadline = time.monotonic() + (math.inf if settings.time_limit is None else settings.time_limit)
+    read = None if isinstance(what, nn.Module) else checkpoint_at(what).path
+    check_output(output, read, overwrite=True)
     folder = SearchFolder(output)
     with folder.held():
-        check_output(output, checkpoint_at(path).path, force=force or _own(output, folder.log))
-        runner = Runner(path, module, task, effort, folder)
-        if force and folder.log.exists():  # nothing is deleted before a first file could be made and judged
-            _prove(runner, first, deadline)
+        check_output(output, read, overwrite=settings.overwrite or _own(output, folder.log))
+        runner = Runner(what, module, task, settings.effort, folder)
+        if settings.overwrite and folder.log.exists():  # nothing is deleted before a file could be made and judged
+            _prove(runner, plan.first, deadline)
             folder.clear()
-        described = {"input": runner.source.digest(), "target": asdict(target), "task": task_name,
-                     "data": runner.data}  # fmt: skip
-        with closing(Trials(folder.log, {**identity, **described})) as trials:
-            search = Search(target, trials, output, folder, runner.make, runner.evaluate, runner.expect, on_message)
-            outcome = _run(search, [*steps, Search.polish], deadline)
+        described = {
+            "input": runner.source.digest(),
+            "target": asdict(settings.target),
+            "task": settings.task_name,
+            "data": runner.data,
+        }
+        with closing(Trials(folder.log, {**plan.identity, **described})) as trials:
+            search = Search(settings.target, trials, output, runner, settings.on_message)
+            outcome = _run(search, [*plan.steps, Search.polish], deadline)
             if outcome.ended == "interrupted" or runner.judged is None or runner.judged.test is None:
                 return outcome
             return _tested(outcome, search, runner)
@@ -176,7 +203,7 @@ def _run(search: Search, steps: Sequence[Step], deadline: float) -> Outcome:
         raise problem or BudgetError(f"{ended} before the first trial was finished: allow more time")
     if not search.is_there(best):
         raise OutputError(f"the best file is not at {search.output} ({ended}): the same command makes it again")
-    return Outcome(best, search.target, list(search.trials.all), ended)
+    return Outcome(best, search.target, list(search.trials.all), ended, load(search.output))
 
 
 def _tested(outcome: Outcome, search: Search, runner: Runner) -> Outcome:
@@ -190,8 +217,13 @@ def _tested(outcome: Outcome, search: Search, runner: Runner) -> Outcome:
     if runner.original is not None and known["original"] is not None:
         originals = runner.original, Estimate(**known["original"])
     better = True if runner.judged is None else runner.judged.higher_is_better
-    outcome = replace(outcome, test=Estimate(**known["drop"]), test_looks=search.trials.test_looks, originals=originals,
-                      higher_is_better=better)  # fmt: skip
+    outcome = replace(
+        outcome,
+        test=Estimate(**known["drop"]),
+        test_looks=search.trials.test_looks,
+        originals=originals,
+        higher_is_better=better,
+    )
     if outcome.flattered and originals is not None:
         warnings.warn(
             f"the original scores {originals[0].mean:.4f} on validation and {originals[1].mean:.4f} on test: if it was "
@@ -220,22 +252,16 @@ def _own(output: Path, log: Path) -> bool:
     if not log.exists():
         return False
     if not log.stat().st_size and output.exists():
-        raise InputError(f"{log} is empty, so it does not tell what {output} is: begin a new search with force=True")
+        raise InputError(
+            f"{log} is empty, so it does not tell what {output} is: begin a new search with overwrite=True"
+        )
     with closing(Trials(log)) as trials:
         return output.is_file() and trials.knows(hash_of(output))
 
 
-def _check(target: Target, module: nn.Module | None, task: Task | None, time_limit: float | None) -> None:
-    if (target.max_bytes is None) == (target.max_drop is None):
-        raise UsageError("give max_bytes= or max_drop= (one of the two)")
-    if target.max_bytes is not None and target.max_bytes < 1:
-        raise UsageError(f"max_bytes={target.max_bytes}: it must be at least 1")
-    if time_limit is not None and not time_limit > 0:
-        raise UsageError(f"the time limit is {time_limit}; it must be above 0")
-    if target.max_drop is None:
+def _check(settings: SearchSettings, module: nn.Module | None, task: Task | None) -> None:
+    if settings.max_drop is None:
         return
-    if not 0 <= target.max_drop < math.inf:
-        raise UsageError(f"max_drop={target.max_drop}: it is a number of points, 0 or more")
     if module is None or task is None:
         raise UsageError("max_drop= compares networks: give the network's code (module=) and data (task=)")
     task.split(VALIDATION)

@@ -67,7 +67,7 @@ class Run:
         **Raises** `OutputError` if it cannot be written; then the old one is still there.
         """
         logged = self._log.stat().st_size if self._log.is_file() else 0
-        with replacing_file(self.folder / LAST, force=True) as stream:
+        with replacing_file(self.folder / LAST, overwrite=True) as stream:
             hashing = _Hashing(stream)
             torch.save({**state, "training": self._training, "logged": logged}, cast(BinaryIO, hashing))
             stream.write(hashing.digest.digest())
@@ -112,7 +112,7 @@ def open_run(folder: str | Path, identity: Mapping[str, Any], resume: bool) -> I
                     f"{folder} already holds a training: give another folder, or go on with "
                     f"run=RunFolder({str(folder)!r}, resume=True)"
                 )
-            with replacing_file(described, force=False) as stream:
+            with replacing_file(described, overwrite=False) as stream:
                 stream.write(text.encode())
         elif other := _other(described, json.loads(text)):
             raise UsageError(f"{folder} holds a training with other {', '.join(other)}: resume it as it was begun")

@@ -13,7 +13,7 @@ from torch import nn
 
 from ...analysis.evaluate import evaluate
 from ...analysis.intervals import Estimate
-from ...api import compress_file, load, load_network
+from ...api import compress_file, load, load_into
 from ...core.method import Method, RunFolder
 from ...core.task import Task
 from ...errors import UsageError
@@ -129,7 +129,7 @@ def train_fp32(network: nn.Module, task: Task, recipe: Recipe, run: Path, weight
     schedule = Schedule(recipe.fp32_epochs, recipe.lr, 5e-4, seed=seed)
     with open_run(run, identity, (run / "run.json").is_file()) as kept:
         fit(network, task, schedule, session=Session("fp32", processes, kept, saved=kept.state))
-    with replacing_file(weights, force=True) as stream:
+    with replacing_file(weights, overwrite=True) as stream:
         stream.write(save({name: value.cpu().contiguous() for name, value in network.state_dict().items()}))
 
 
@@ -138,7 +138,7 @@ def rows(
     signals: tuple[str, ...],
 ) -> Iterator[Row]:  # fmt: skip
     """The three modes with the thesis's signal, and `combined` with the others."""
-    reference = load_network(weights, network)
+    reference = load_into(weights, network)
     for signal in signals:
         modes = ("post", "in", "combined") if signal == "grad" else ("combined",)
         for mode in modes:

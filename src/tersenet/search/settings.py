@@ -1,0 +1,50 @@
+"""What a search is told beside the network and the method."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Annotated, Any, Self
+
+from ..core.fields import Within, check_names, check_value
+from ..errors import UsageError
+from ..files.terse import Effort
+from .target import Target
+
+OnMessage = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class SearchSettings:
+    """The target, which is `max_bytes` (on disk) or `max_drop` (in points), and how it is searched for.
+
+    `time_limit` is in seconds (None: as long as it takes). `overwrite` begins anew and replaces what is at the output.
+    `effort` is the coder's ("fast", "best"). `task_name` tells tasks apart in the log of trials. `on_message` gets a
+    line of text before every trial.
+
+    **Raises** `UsageError` for a value that a setting cannot have, and without a target.
+    """
+
+    max_bytes: Annotated[int, Within(least=1)] | None = None
+    max_drop: Annotated[float, Within(least=0)] | None = None
+    time_limit: Annotated[float, Within(above=0)] | None = None
+    overwrite: bool = False
+    effort: Effort = "fast"
+    task_name: str = ""
+    on_message: OnMessage = lambda text: None
+
+    def __post_init__(self) -> None:
+        for each in fields(self):
+            if each.name != "on_message":
+                object.__setattr__(self, each.name, check_value(each.name, each.type, getattr(self, each.name)))
+        if (self.max_bytes is None) == (self.max_drop is None):
+            raise UsageError("give max_bytes= or max_drop= (one of the two)")
+
+    @classmethod
+    def of(cls, given: dict[str, Any]) -> Self:
+        """The settings that a call names. **Raises** `UsageError` for others."""
+        check_names("a search has no setting", given, [each.name for each in fields(cls)])
+        return cls(**given)
+
+    @property
+    def target(self) -> Target:
+        """What is to be kept."""
+        return Target(self.max_bytes, self.max_drop)

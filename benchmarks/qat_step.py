@@ -15,8 +15,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from tersenet import methods
-from tersenet.core.model import TensorSpec
+import tersenet
 from tersenet.lab.models import build
 
 VARIANTS = {
@@ -33,9 +32,8 @@ def network(variant: tuple[str, dict[str, int]] | None, x: torch.Tensor) -> nn.M
     torch.manual_seed(0)
     net = build("resnet20")
     if variant is not None:
-        specs = {name: TensorSpec(value.shape, value.dtype) for name, value in net.state_dict().items()}
-        method = methods.get(variant[0])(**variant[1])
-        method.attach(net, specs, [x], 4)
+        name, fields = variant
+        tersenet.attach(net, name, [x], **fields)
     return net.train()
 
 

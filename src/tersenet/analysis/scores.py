@@ -112,9 +112,9 @@ def imprint(module: nn.Module, examples: Iterable[Batch], held_out: Iterable[Bat
     paths: list[str] = []
     members: list[list[str]] = []
     for batch in examples:
-        targets, found = labels_of(batch), taps(module, batch)
-        features = [embedding(first_input(batch)), *(embedding(_pooled(module, tap, batch)) for tap in found)]
-        paths, members = [tap.path for tap in found], [tap.members for tap in found]
+        targets, tapped = labels_of(batch), taps(module, batch)
+        features = [embedding(first_input(batch)), *(embedding(_pooled(module, tap, batch)) for tap in tapped)]
+        paths, members = [tap.path for tap in tapped], [tap.members for tap in tapped]
         classes = int(targets.max()) + 1
         if classes > len(counts):
             sums = [_grown(part, classes) for part in sums] or [torch.zeros(classes, f.shape[1]) for f in features]
@@ -132,10 +132,10 @@ def imprint(module: nn.Module, examples: Iterable[Batch], held_out: Iterable[Bat
         targets = labels_of(batch)
         if int(targets.max()) >= len(counts):
             raise InputError(f"class {int(targets.max())} has no example: imprinting needs all of them")
-        found = taps(module, batch)
-        features = [embedding(first_input(batch)), *(embedding(_pooled(module, tap, batch)) for tap in found)]
-        for kept, proxy, feature in zip(right, proxies, features, strict=True):
-            kept.append(((feature @ proxy.T).argmax(1) == targets).double())
+        tapped = taps(module, batch)
+        features = [embedding(first_input(batch)), *(embedding(_pooled(module, tap, batch)) for tap in tapped)]
+        for hits, proxy, feature in zip(right, proxies, features, strict=True):
+            hits.append(((feature @ proxy.T).argmax(1) == targets).double())
     module.train(training)
     if not right[0]:
         raise InputError("there are no held-out samples to score on: the validation split is empty")

@@ -161,22 +161,22 @@ def lines() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def _users(found: TracebackType | None) -> tuple[TracebackType, TracebackType] | None:
+def _users(traceback: TracebackType | None) -> tuple[TracebackType, TracebackType] | None:
     """The first and the last frame of the user's code, unless the error arose in code of tersenet that it called.
 
     What `--model` and `--task` name is the user's, libraries or not.
     """
     first: TracebackType | None = None
     last: TracebackType | None = None
-    while found is not None:
-        code = found.tb_frame.f_code
-        if code in GIVEN and found.tb_next is not None:
-            first, last = first or found.tb_next, found.tb_next
+    while traceback is not None:
+        code = traceback.tb_frame.f_code
+        if code in GIVEN and traceback.tb_next is not None:
+            first, last = first or traceback.tb_next, traceback.tb_next
         elif code.co_filename.startswith(PACKAGE):
             last = None
         elif not code.co_filename.startswith((*LIBRARIES, "<")):
-            first, last = first or found, found
-        found = found.tb_next
+            first, last = first or traceback, traceback
+        traceback = traceback.tb_next
     return None if first is None or last is None else (first, last)
 
 

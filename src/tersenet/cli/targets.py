@@ -143,7 +143,7 @@ def _needed(outcome: "Outcome") -> str:
     return ", ".join(filter(None, (own, other)))
 
 
-def _draw(outcome: "Outcome", kept: "list[Trial]", path: Path) -> bool:
+def _draw(outcome: "Outcome", frontier: "list[Trial]", path: Path) -> bool:
     """Drop over bytes of all trials and the frontier; False where matplotlib is absent."""
     try:
         import matplotlib
@@ -154,10 +154,10 @@ def _draw(outcome: "Outcome", kept: "list[Trial]", path: Path) -> bool:
 
     figure, axes = plt.subplots(figsize=(7, 4.5))
     for name in dict.fromkeys(trial.name.split()[0] for trial in outcome.trials):
-        found = [t for t in outcome.trials if t.name.split()[0] == name and t.most is not None and isfinite(t.most)]
-        bars = [[(t.drop or 0) - (t.least or 0) for t in found], [(t.most or 0) - (t.drop or 0) for t in found]]
-        axes.errorbar([t.bytes for t in found], [t.drop or 0 for t in found], bars, fmt="o", ms=4, lw=0.8, label=name)
-    axes.step([t.bytes for t in kept], [t.drop or 0 for t in kept], where="post", color="black", lw=0.8)
+        judged = [t for t in outcome.trials if t.name.split()[0] == name and t.most is not None and isfinite(t.most)]
+        bars = [[(t.drop or 0) - (t.least or 0) for t in judged], [(t.most or 0) - (t.drop or 0) for t in judged]]
+        axes.errorbar([t.bytes for t in judged], [t.drop or 0 for t in judged], bars, fmt="o", ms=4, lw=0.8, label=name)
+    axes.step([t.bytes for t in frontier], [t.drop or 0 for t in frontier], where="post", color="black", lw=0.8)
     if outcome.target.max_drop is not None:
         axes.axhline(outcome.target.max_drop, ls="--", lw=0.8, color="grey")
         axes.set_ylim(top=max(4 * outcome.target.max_drop, 1))

@@ -86,19 +86,19 @@ class Batch:
 
         **Shapes**: outputs `[n, classes, ...]` or `[n, ..., classes]` -> `[n, ...]`, or None if nothing fits.
         """
-        found: Tensor | None = None
+        counted: Tensor | None = None
         for part in (self._tokens(), self._labelled()):
             if part is not None and feature_axis(outputs, part.shape) is not None:
                 part = part.to(outputs.device)
-                found = part if found is None else found & part
-        return found
+                counted = part if counted is None else counted & part
+        return counted
 
     @property
     def padding(self) -> Tensor | None:
         """Which positions of a sequence are no padding, `[n, length]`: by `attention_mask`, else by labels of -100."""
-        given = self._attention()
-        found = self._labelled() if given is None else given
-        return None if found is None or found.dim() != 2 or bool(found.all()) else found
+        tokens = self._attention()
+        mask = self._labelled() if tokens is None else tokens
+        return None if mask is None or mask.dim() != 2 or bool(mask.all()) else mask
 
     @property
     def inside(self) -> bool:
@@ -137,10 +137,10 @@ class Batch:
             return outputs.sum() * 0, 0.0
         if task.classifies and isinstance(targets, Tensor) and feature_axis(outputs, targets.shape) not in (1, None):
             outputs = outputs.movedim(-1, 1)
-        found = task.loss(outputs, targets)
-        if found.dim() == 2:  # rows of sum and count
-            return found[:, 0].sum() / found[:, 1].sum(), float(found[:, 1].sum())
-        return (found if found.dim() == 0 else found.mean()), weight
+        losses = task.loss(outputs, targets)
+        if losses.dim() == 2:  # rows of sum and count
+            return losses[:, 0].sum() / losses[:, 1].sum(), float(losses[:, 1].sum())
+        return (losses if losses.dim() == 0 else losses.mean()), weight
 
     def scores(self, outputs: Tensor) -> Tensor | None:
         """The metric, one row for every sample: `[n]`, or `[n, k]` for the task's `aggregate`; None without targets.

@@ -67,22 +67,22 @@ def open_checkpoint(where: Where, module: nn.Module | None = None) -> TensorSour
 
     **Raises** `CheckpointError` if there is nothing there that can be read safely, or more than one network.
     """
-    given = checkpoint_at(where)
-    source = _opened(given)
+    checkpoint = checkpoint_at(where)
+    source = _opened(checkpoint)
     common = ("module.", "model.") if "pytorch-lightning_version" in wrap(source.layout, {}) else ("module.",)
     try:
-        found, said = renamed(source, module, given.strip_prefix, as_tuple(given.ignore_keys), common)
+        named, said = renamed(source, module, checkpoint.strip_prefix, as_tuple(checkpoint.ignore_keys), common)
     except CheckpointError as error:
-        raise CheckpointError(f"{given.path}: {error}") from error
+        raise CheckpointError(f"{checkpoint.path}: {error}") from error
     if said:
-        logging.getLogger("tersenet").info("%s: %s", given.file.name, said)
-    return found if module is None else replace(found, specs=_with_axes(found.specs, module))
+        logging.getLogger("tersenet").info("%s: %s", checkpoint.file.name, said)
+    return named if module is None else replace(named, specs=_with_axes(named.specs, module))
 
 
-def _opened(given: Checkpoint) -> "FileSource | StateSource":
-    where = given.file
+def _opened(checkpoint: Checkpoint) -> "FileSource | StateSource":
+    where = checkpoint.file
     if where.is_dir():
-        source: FileSource | StateSource = open_folder(where, as_tuple(given.attach))
+        source: FileSource | StateSource = open_folder(where, as_tuple(checkpoint.attach))
     elif not where.is_file():
         raise CheckpointError(f"{where}: no such file or folder; give a .safetensors, .pt, .pth or a model folder")
     elif where.stat().st_size == 0:
@@ -90,11 +90,11 @@ def _opened(given: Checkpoint) -> "FileSource | StateSource":
     elif where.suffix == ".terse":
         raise CheckpointError(f"{where} is already compressed: decompress it first (tersenet decompress)")
     elif kind_of(where) != "safetensors":
-        return open_pickle(where, given.key)
+        return open_pickle(where, checkpoint.key)
     else:
         source = open_files({where.name: where})
-    if given.key is not None:
-        raise CheckpointError(f"{where} is one state dict without wrapping: leave out key={given.key!r}")
+    if checkpoint.key is not None:
+        raise CheckpointError(f"{where} is one state dict without wrapping: leave out key={checkpoint.key!r}")
     return source
 
 

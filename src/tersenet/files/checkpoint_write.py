@@ -142,11 +142,11 @@ def _weight_map(index: bytes) -> Any:
 def _state(model: CompressedModel, names: Iterable[str]) -> dict[str, Tensor]:
     """Tensors by their names in the checkpoint; tied names share one tensor."""
     back = original_names(model.layout)
-    made: dict[str, Tensor] = {}
+    decoded: dict[str, Tensor] = {}
     for name in names:
         owner = model.aliases.get(name, name)
-        made[owner] = made[owner] if owner in made else model.tensors[owner].dequantize()
-    return {back(name): made[model.aliases.get(name, name)] for name in names}
+        decoded[owner] = decoded[owner] if owner in decoded else model.tensors[owner].dequantize()
+    return {back(name): decoded[model.aliases.get(name, name)] for name in names}
 
 
 def _as_values(model: CompressedModel, names: Iterable[str]) -> tuple[Specs, Callable[[str], Tensor]]:

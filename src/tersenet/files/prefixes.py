@@ -147,15 +147,15 @@ def _covers(module: nn.Module, names: set[str]) -> bool:
 
 def _prefix_before(module: nn.Module, names: list[str]) -> str:
     """The one prefix without which `names` are those of `module`; "" if there is none, or none is needed."""
-    wanted, found = set(module.state_dict()), Counter[str]()
+    known, counts = set(module.state_dict()), Counter[str]()
     if _covers(module, set(names)):
         return ""
     for name in names:
         parts = name.split(".")
         for cut in range(1, len(parts)):
-            if ".".join(parts[cut:]) in wanted:
-                found[".".join(parts[:cut]) + "."] += 1
-    most = [prefix for prefix, count in found.items() if count >= max(found.values(), default=0)]
+            if ".".join(parts[cut:]) in known:
+                counts[".".join(parts[:cut]) + "."] += 1
+    most = [prefix for prefix, count in counts.items() if count >= max(counts.values(), default=0)]
     fits = [p for p in most if _covers(module, {name.removeprefix(p) for name in names if name.startswith(p)})]
     if len(fits) > 1:
         raise CheckpointError(

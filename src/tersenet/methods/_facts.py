@@ -87,14 +87,14 @@ def _sentence(docstring: str) -> str:
 
 def _merged(rows: list[Field]) -> tuple[Field, ...]:
     """Each once, those of the class itself first; help that a class leaves out is its parent's."""
-    found: dict[str, Field] = {}
+    fields_by_name: dict[str, Field] = {}
     for row in rows:
-        known = found.get(row.name)
+        known = fields_by_name.get(row.name)
         if known is None:
-            found[row.name] = row
+            fields_by_name[row.name] = row
         elif not known.help:
-            found[row.name] = Field(row.name, known.kind, known.default, row.help)
-    return tuple(found.values())
+            fields_by_name[row.name] = Field(row.name, known.kind, known.default, row.help)
+    return tuple(fields_by_name.values())
 
 
 def _base(node: ast.ClassDef) -> str:

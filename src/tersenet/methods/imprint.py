@@ -106,13 +106,13 @@ class Imprinted(TrainedOnLevels):
         """The score of every layer, and what is worth recording beside it."""
         details: dict[str, Any] = {}
         if self.score in ("imprint", "reversed"):
-            found = imprint(network, batches, task.batches("validation"), self.seed)
+            imprinted = imprint(network, batches, task.batches("validation"), self.seed)
             sign = 1 if self.score == "imprint" else -1
-            scores = {name: sign * found.scores().get(name, 0.0) for name in names}
-            details = {"accuracies": found.accuracies, "gains": found.gains, "intervals": found.intervals}
+            scores = {name: sign * imprinted.scores().get(name, 0.0) for name in names}
+            details = {"accuracies": imprinted.accuracies, "gains": imprinted.gains, "intervals": imprinted.intervals}
         else:
-            low, wanted = min(self.rungs), names if self.score == "sensitivity" else []
-            rounded = {name: first_rounding(self.kind, network.get_parameter(name).detach(), low) for name in wanted}
+            low, to_round = min(self.rungs), names if self.score == "sensitivity" else []
+            rounded = {name: first_rounding(self.kind, network.get_parameter(name).detach(), low) for name in to_round}
             scores = scores_of(self.score, network, task, names, self.seed, rounded)
         return scores, details
 

@@ -52,13 +52,13 @@ class _Watch(TorchFunctionMode):
             self._see(getattr(func, "__name__", ""), given, result)
         return result
 
-    def _see(self, name: str, given: list[Tensor], result: Tensor) -> None:
+    def _see(self, name: str, operands: list[Tensor], result: Tensor) -> None:
         self._held.append(result)
-        owner = next((self._open[id(part)] for part in reversed(given) if id(part) in self._open), None)
-        if name in ADDS and len(given) == 2:
-            owners = {id(part): self._open[id(part)] for part in given if id(part) in self._open}
+        owner = next((self._open[id(part)] for part in reversed(operands) if id(part) in self._open), None)
+        if name in ADDS and len(operands) == 2:
+            owners = {id(part): self._open[id(part)] for part in operands if id(part) in self._open}
             owner = max(owners.values(), key=self.order.index, default=None)
-            for part in given:
+            for part in operands:
                 if owner is not None and owners.get(id(part)) != owner:
                     other = owners.get(id(part))
                     start = self._origin.get(id(part), -1)
@@ -69,9 +69,9 @@ class _Watch(TorchFunctionMode):
             self.tips[owner] = result
             self._open[id(result)] = owner
         elif name not in ("size", "detach", "clone", "contiguous", "to"):
-            for part in given:
+            for part in operands:
                 self._open.pop(id(part), None)
-        self._origin[id(result)] = max((self._origin.get(id(part), -1) for part in given), default=-1)
+        self._origin[id(result)] = max((self._origin.get(id(part), -1) for part in operands), default=-1)
 
     def began(self, path: str, given: Tensor) -> None:
         """A layer is about to run."""

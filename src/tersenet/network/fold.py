@@ -108,8 +108,8 @@ def _links(module: nn.Module, inputs: Given) -> list[Link]:
     layers = find_layers(module, inputs)
     batch = inputs if isinstance(inputs, Batch) else Batch(inputs)
     tries = [batch, replace(batch, inputs=mapped(_enlarged, batch.inputs))]
-    expected = [flat(given.run(module)) for given in tries]
-    found = []
+    expected = [flat(trial.run(module)) for trial in tries]
+    links = []
     for first in layers:
         for second in layers:
             link = None if first is second else _link(module, first, second)
@@ -117,12 +117,12 @@ def _links(module: nn.Module, inputs: Given) -> list[Link]:
                 continue
             s = 2.0 ** (5 * (torch.arange(len(link.rows[0])) % 3 - 1.0)).to(link.columns)
             link.scale(s)
-            kept = all(same(module, given, output) for given, output in zip(tries, expected, strict=True))
+            unchanged = all(same(module, trial, output) for trial, output in zip(tries, expected, strict=True))
             link.scale(1 / s)
-            if kept:
-                found.append(link)
+            if unchanged:
+                links.append(link)
                 break
-    return found
+    return links
 
 
 def _enlarged(part: Any) -> Any:

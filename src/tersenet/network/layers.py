@@ -190,31 +190,31 @@ def input_of(module: nn.Module, path: str, inputs: Given) -> Tensor:
     return caught[0]
 
 
-def patches(part: nn.Module, given: Tensor, every: int = 1, phase: int = 0, mask: Tensor | None = None) -> Tensor:
+def patches(part: nn.Module, inputs: Tensor, every: int = 1, phase: int = 0, mask: Tensor | None = None) -> Tensor:
     """The vectors a layer multiplies its weight rows with. **Shapes**: -> `[groups, positions, columns]`.
 
     Only positions in every `every`-th row and column of the output, beginning at one that `phase` (0 to every^2 - 1)
     chooses; of a sequence only what `mask` (`[n, length]`) does not call padding.
     """
     if isinstance(part, nn.Linear):
-        if mask is not None and given.shape[:-1] == mask.shape:
-            given = given[mask.to(given.device)]
-        return given.reshape(1, -1, given.shape[-1])
+        if mask is not None and inputs.shape[:-1] == mask.shape:
+            inputs = inputs[mask.to(inputs.device)]
+        return inputs.reshape(1, -1, inputs.shape[-1])
     assert isinstance(part, nn.Conv1d | nn.Conv2d)
     if isinstance(part, nn.Conv1d):
-        given, size = given.unsqueeze(2), (1, *part.kernel_size)
+        inputs, size = inputs.unsqueeze(2), (1, *part.kernel_size)
         padding, stride, dilation = (0, *_pads(part)), (1, *part.stride), (1, *part.dilation)
     else:
         size, stride, dilation, padding = part.kernel_size, part.stride, part.dilation, _pads(part)
     if every > 1:
-        given = F.pad(given, [side for width in padding[::-1] for side in (width, width)])
-        sizes = zip(given.shape[2:], size, dilation, stride, strict=True)
+        inputs = F.pad(inputs, [side for width in padding[::-1] for side in (width, width)])
+        sizes = zip(inputs.shape[2:], size, dilation, stride, strict=True)
         steps = [min(every, (n - d * (k - 1) - 1) // s + 1) for n, k, d, s in sizes]
         starts = [s * (place % step) for s, place, step in zip(stride, divmod(phase, every), steps, strict=True)]
-        given, padding = given[..., starts[0] :, starts[1] :], (0, 0)
+        inputs, padding = inputs[..., starts[0] :, starts[1] :], (0, 0)
         stride = tuple(step * s for step, s in zip(steps, stride, strict=True))
-    found = F.unfold(given, size, dilation, padding, stride)
-    split: Tensor = found.unflatten(1, (part.groups, -1)).permute(1, 0, 3, 2).flatten(1, 2)
+    unfolded = F.unfold(inputs, size, dilation, padding, stride)
+    split: Tensor = unfolded.unflatten(1, (part.groups, -1)).permute(1, 0, 3, 2).flatten(1, 2)
     return split
 
 

@@ -44,14 +44,14 @@ class Observer:
         largest = max(-self.low, self.high)
         values = torch.cat(self.samples)
         if kind == "minmax":
-            found = largest
+            magnitude = largest
         elif kind == "ema":
-            found = self.average
+            magnitude = self.average
         elif kind == "percentile":
-            found = float(values.abs().sort().values[int(PERCENTILE * (values.numel() - 1))])
+            magnitude = float(values.abs().sort().values[int(PERCENTILE * (values.numel() - 1))])
         else:
-            found = _least_squares(values, largest, levels)
-        return found if found > 0 else 1.0
+            magnitude = _least_squares(values, largest, levels)
+        return magnitude if magnitude > 0 else 1.0
 
 
 def _least_squares(values: Tensor, largest: float, levels: Levels) -> float:

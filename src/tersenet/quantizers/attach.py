@@ -86,10 +86,10 @@ class Attached(NamedTuple):
 def quantizers(module: nn.Module) -> Iterator[Attached]:
     """Every quantised tensor once; of tied ones the first."""
     seen: set[int] = set()
-    for found in _all(module):
-        if id(found.quantizer) not in seen:
-            seen.add(id(found.quantizer))
-            yield found
+    for attached in _all(module):
+        if id(attached.quantizer) not in seen:
+            seen.add(id(attached.quantizer))
+            yield attached
 
 
 def _all(module: nn.Module) -> Iterator[Attached]:
@@ -105,30 +105,30 @@ def _all(module: nn.Module) -> Iterator[Attached]:
 def penalty(module: nn.Module) -> Tensor:
     """The sum of what all quantizers of `module` add to the training loss (a scalar)."""
     total = torch.zeros(())
-    for found in quantizers(module):
-        total = total.to(found.latents[0].device) + found.quantizer.penalty(*found.latents)
+    for attached in quantizers(module):
+        total = total.to(attached.latents[0].device) + attached.quantizer.penalty(*attached.latents)
     return total
 
 
 def anneal(module: nn.Module, progress: float, lr: float) -> None:
     """Tell every quantizer how much of the training is done (0 to 1), and the learning rate."""
-    for found in quantizers(module):
-        found.quantizer.anneal(progress, lr)
+    for attached in quantizers(module):
+        attached.quantizer.anneal(progress, lr)
 
 
 def after_step(module: nn.Module) -> None:
     """Let every quantizer project its latents, which the optimizer has just changed."""
     with torch.no_grad():
-        for found in quantizers(module):
-            found.quantizer.after_step(*found.latents)
+        for attached in quantizers(module):
+            attached.quantizer.after_step(*attached.latents)
 
 
 def param_groups(module: nn.Module, lr: float, weight_decay: float) -> list[ParamGroup]:
     """Groups for a `torch.optim.Optimizer`: everything in `module` that is trained, each once, with the rate and the
     weight decay that its quantizer asks for."""
     special: list[ParamGroup] = []
-    for found in quantizers(module):
-        special += found.quantizer.param_groups(found.latents, lr, weight_decay)
+    for attached in quantizers(module):
+        special += attached.quantizer.param_groups(attached.latents, lr, weight_decay)
     for part in module.modules():
         if isinstance(part, InputQuantizer):
             special += part.param_groups(lr, weight_decay)
@@ -139,12 +139,12 @@ def param_groups(module: nn.Module, lr: float, weight_decay: float) -> list[Para
         trained = [parameter for parameter in group["params"] if parameter.requires_grad]
         if trained:
             merged.setdefault((group["lr"], group["weight_decay"]), []).extend(trained)
-    return [{"params": found, "lr": lr, "weight_decay": decay} for (lr, decay), found in merged.items()]
+    return [{"params": group, "lr": rate, "weight_decay": decay} for (rate, decay), group in merged.items()]
 
 
 def frozen_weights(module: nn.Module) -> dict[str, QTensor]:
     """Every quantised weight by name, as codes on its grid."""
-    return {found.name: found.quantizer.freeze(*found.latents) for found in quantizers(module)}
+    return {attached.name: attached.quantizer.freeze(*attached.latents) for attached in quantizers(module)}
 
 
 def frozen_inputs(module: nn.Module) -> dict[str, Activation]:
@@ -158,7 +158,7 @@ def frozen_inputs(module: nn.Module) -> dict[str, Activation]:
 
 def average_bits(module: nn.Module) -> float:
     """The mean width of the codes of all quantised weights, in bits (32 if there are none)."""
-    sizes = [(found.quantizer.shape.numel(), found.quantizer.bits) for found in quantizers(module)]
+    sizes = [(attached.quantizer.shape.numel(), attached.quantizer.bits) for attached in quantizers(module)]
     return sum(count * bits for count, bits in sizes) / sum(count for count, _ in sizes) if sizes else 32.0
 
 
@@ -176,12 +176,12 @@ def latent_state(module: nn.Module) -> dict[str, Tensor]:
 def detach(module: nn.Module) -> None:
     """Take every quantizer out of `module` again: an ordinary network, in full precision as trained so far."""
     restored: dict[int, nn.Parameter] = {}  # tied names share one again
-    for found in list(_all(module)):
-        part, leaf = owner_of(module, found.name)
-        weight = found.quantizer.to_weight(*found.latents).detach().clone()
+    for attached in list(_all(module)):
+        part, leaf = owner_of(module, attached.name)
+        weight = attached.quantizer.to_weight(*attached.latents).detach().clone()
         parametrize.remove_parametrizations(part, leaf)
-        trained = any(latent.requires_grad for latent in found.latents)
-        setattr(part, leaf, restored.setdefault(id(found.quantizer), nn.Parameter(weight, requires_grad=trained)))
+        trained = any(latent.requires_grad for latent in attached.latents)
+        setattr(part, leaf, restored.setdefault(id(attached.quantizer), nn.Parameter(weight, requires_grad=trained)))
     for part in list(module.modules()):
         if isinstance(getattr(part, "tersenet_input", None), InputQuantizer):
             del part.tersenet_input

@@ -96,15 +96,15 @@ def _survey(stream: Stream, shape: tuple[int, ...], kind: str) -> _Codes:
     at, last, nonzeros = 0, -1, 0
     for part in codec.pieces(stream, shape, kind):
         ends += [int(part.min()), int(part.max())]
-        found = int(np.count_nonzero(part))
-        places = np.arange(1) if found == len(part) else np.flatnonzero(part)
-        if found:
+        count = int(np.count_nonzero(part))
+        places = np.arange(1) if count == len(part) else np.flatnonzero(part)
+        if count:
             gaps = np.diff(places, prepend=last - at) - 1
             frequency += np.bincount(gaps[gaps < SHORT], minlength=SHORT)
-            frequency[0] += found - len(places)  # where all are non-zero, the first tells
+            frequency[0] += count - len(places)  # where all are non-zero, the first tells
             bridges += [int((gaps[gaps >= SHORT] >> bits).sum()) for bits in GAPS]
-            last = at + (len(part) - 1 if found == len(part) else int(places[-1]))
-        at, nonzeros = at + len(part), nonzeros + found
+            last = at + (len(part) - 1 if count == len(part) else int(places[-1]))
+        at, nonzeros = at + len(part), nonzeros + count
     lengths = np.arange(SHORT)
     short = [int((frequency * (lengths >> bits)).sum()) for bits in GAPS]
     return _Codes(min(ends), max(ends), nonzeros, tuple(int(a + b) for a, b in zip(bridges, short, strict=True)))

@@ -49,13 +49,13 @@ class Runner:
         self.judged = None if module is None or task is None or task.validation is None else task
         self.kept: tuple[str, Callable[[Method], Iterator[Item]]] | None = None  # the last method, ready for all rates
         began = time.perf_counter()
-        found = None if self.judged is None else self._compared(self.network, VALIDATION)
+        original = None if self.judged is None else self._compared(self.network, VALIDATION)
         self.pass_seconds = (time.perf_counter() - began) / 2
-        self.original = None if found is None else found.metric
-        self.samples = 0 if found is None or found.agreement is None else found.agreement.n
-        if found is not None and found.metric is None:
-            LOGGER.info("no labels for the metric: drops are those of agreement (%s)", found.agreement_name)
-        if found is not None and found.drop is not None and not math.isfinite(found.drop.mean):
+        self.original = None if original is None else original.metric
+        self.samples = 0 if original is None or original.agreement is None else original.agreement.n
+        if original is not None and original.metric is None:
+            LOGGER.info("no labels for the metric: drops are those of agreement (%s)", original.agreement_name)
+        if original is not None and original.drop is not None and not math.isfinite(original.drop.mean):
             raise InputError("the metric of the original network is not finite on validation: check metric and data")
 
     def make(self, method: Method, start: str, place: Path) -> int:
@@ -63,8 +63,8 @@ class Runner:
         check_method(method, self.source, None)
         seen = None if self.task is None else self.task.for_method()
         if method.needs == "training":
-            kept, trains = self.folder.run_of(key_of(method, start)), method.untrained != method
-            run = RunFolder(kept, (kept / "run.json").is_file(), self.folder.run_of(start) if start else None)
+            folder, trains = self.folder.run_of(key_of(method, start)), method.untrained != method
+            run = RunFolder(folder, (folder / "run.json").is_file(), self.folder.run_of(start) if start else None)
             pieces = method.compress(Job(self.source, self.network, seen, run if trains else None))
         else:
             family = key_of(method.at(method.knob.values[0]))
@@ -93,11 +93,11 @@ class Runner:
 
     def _of_file(self, place: Path, split: str) -> tuple[Estimate, Estimate | None]:
         assert self.judged is not None and self.network is not None
-        found = self._compared(load(place).apply_to(deepcopy(self.network)).eval(), split)
-        assert found.drop is not None
-        if math.isnan(found.drop.mean):  # such a network is as bad as can be
-            return Estimate(math.inf, math.inf, math.inf, found.drop.n, math.inf, math.inf), found.reference
-        return found.drop.times(self.judged.points), found.reference
+        evaluation = self._compared(load(place).apply_to(deepcopy(self.network)).eval(), split)
+        assert evaluation.drop is not None
+        if math.isnan(evaluation.drop.mean):  # such a network is as bad as can be
+            return Estimate(math.inf, math.inf, math.inf, evaluation.drop.n, math.inf, math.inf), evaluation.reference
+        return evaluation.drop.times(self.judged.points), evaluation.reference
 
     def _compared(self, network: nn.Module | None, split: str) -> Evaluation:
         assert network is not None and self.judged is not None

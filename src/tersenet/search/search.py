@@ -130,9 +130,9 @@ class Search:
         try:
             size = self.runner.make(method, start, self.folder.candidate)
             trial = Trial(key_of(method, start), size, hash_of(self.folder.candidate), 0.0)
-            found = self.runner.evaluate(self.folder.candidate)
-            if found is not None:
-                trial = replace(trial, drop=found.mean, least=found.least, most=found.most, n=found.n)
+            drop = self.runner.evaluate(self.folder.candidate)
+            if drop is not None:
+                trial = replace(trial, drop=drop.mean, least=drop.least, most=drop.most, n=drop.n)
             trial = replace(trial, seconds=time.perf_counter() - began)
             self.paces[method.name] = trial.seconds / max(self.runner.expect(method), 1e-3)
             self.trials.add(trial)  # first: a row without its file is made again, a file without its row is foreign

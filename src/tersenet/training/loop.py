@@ -184,18 +184,18 @@ class _Loop:
         Where the task has no loss, the distance is all of it.
         """
         teacher, share = self.session.teacher, self.schedule.distill
-        wanted = None
+        taught = None
         if teacher is not None:
             with torch.no_grad():
-                wanted = batch.seen(_forward(teacher, batch, self.processes))
+                taught = batch.seen(_forward(teacher, batch, self.processes))
         raw = _forward(self.runner, batch, self.processes)
         outputs = batch.seen(raw)
         _check_labels(batch, outputs)
-        if wanted is not None and batch.targets is None and batch.own_loss(raw) is None:
-            return batch.distance(outputs, wanted), outputs
+        if taught is not None and batch.targets is None and batch.own_loss(raw) is None:
+            return batch.distance(outputs, taught), outputs
         loss, _ = batch.loss(raw)
-        if wanted is not None:
-            loss = (1 - share) * loss + share * batch.distance(outputs, wanted)
+        if taught is not None:
+            loss = (1 - share) * loss + share * batch.distance(outputs, taught)
         return loss, outputs
 
     def _checkpoint(self) -> None:

@@ -122,14 +122,14 @@ def open_run(folder: str | Path, identity: Mapping[str, Any], resume: bool) -> I
 @contextmanager
 def run_of(method: Method, job: Job) -> Iterator[Run | None]:
     """The folder of a method's training on a checkpoint; None if nothing is to be kept. **Raises** as `open_run`."""
-    given = job.run
-    if given is not None and given.start is not None and not given.start.exists():
-        raise UsageError(f"start={str(given.start)!r}: there is nothing there")
-    if given is None or given.folder is None:
+    asked = job.run
+    if asked is not None and asked.start is not None and not asked.start.exists():
+        raise UsageError(f"start={str(asked.start)!r}: there is nothing there")
+    if asked is None or asked.folder is None:
         yield None
         return
-    identity = {"method": method.name, **asdict(method), "input": job.source.digest(), "start": str(given.start)}
-    with open_run(given.folder, identity, given.resume) as run:
+    identity = {"method": method.name, **asdict(method), "input": job.source.digest(), "start": str(asked.start)}
+    with open_run(asked.folder, identity, asked.resume) as run:
         yield run
 
 

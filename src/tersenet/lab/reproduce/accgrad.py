@@ -164,14 +164,14 @@ def judged(name: str, method: Method, place: Path, reference: nn.Module, task: T
     """A row, from the file."""
     fields, small = asdict(method), load(place)
     network = small.apply_to(deepcopy(reference)).eval()
-    found = evaluate(network, task, "test", reference)
-    assert found.metric is not None and found.reference is not None and found.drop is not None
+    evaluation = evaluate(network, task, "test", reference)
+    assert evaluation.metric is not None and evaluation.reference is not None and evaluation.drop is not None
     size, facts = storage(place), small.provenance["accgrad"]
     bits = ", ".join(f"{b}: {n}" for b, n in _totals(facts["nonzeros"]).items())
     return Row(
         name, fields["mode"], fields["signal"], fields["seed"], fields["epochs"] + fields["refine"],
-        found.reference.mean, found.metric.mean, found.drop.times(task.points), size.nonzeros, size.weights, bits,
-        published, size.fp32 / size.csr, size.csr, size.fp32 / size.file, size.file,
+        evaluation.reference.mean, evaluation.metric.mean, evaluation.drop.times(task.points), size.nonzeros,
+        size.weights, bits, published, size.fp32 / size.csr, size.csr, size.fp32 / size.file, size.file,
     )  # fmt: skip
 
 

@@ -159,11 +159,11 @@ class Lapq(Method):
         tell_kept([name for name in others if name not in rounded.grids and not is_layer(module, name)], self.name)
         clips = self.clips(rounded)
         rounded.set(clips)
-        found, kept = dict(zip(rounded.names, clips, strict=True)), self.kept(source, module, rounded.grids)
+        clip_of, unrounded = dict(zip(rounded.names, clips, strict=True)), self.kept(source, module, rounded.grids)
         for name in source.specs:
-            yield name, kept[name] if name in kept else rounded.quantised(name, found[name])
+            yield name, unrounded[name] if name in unrounded else rounded.quantised(name, clip_of[name])
         for path in rounded.paths:
-            yield path, rounded.activation(path, found[path])
+            yield path, rounded.activation(path, clip_of[path])
 
     def kept(self, source: TensorSource, module: nn.Module, grids: Collection[str]) -> dict[str, KeptTensor]:
         """The tensors that are not in `grids`, as they are stored."""
@@ -182,11 +182,11 @@ class Lapq(Method):
         with eval_without_grad(network):
             layers = find_layers(network, batches[0].first(2))
         known = [layer for layer in layers if layer.weight in source.specs]
-        wanted = [layer for layer in known if why_kept(layer.weight, source.specs[layer.weight], self) is None]
-        if not wanted:
+        quantised = [layer for layer in known if why_kept(layer.weight, source.specs[layer.weight], self) is None]
+        if not quantised:
             raise InputError("no layer of this network can be quantised (256 weights, not excluded)")
         ends = {layers[0].weight, layers[-1].weight} if self.first_last != "same" else set()
-        for name in {layer.weight for layer in wanted}:
+        for name in {layer.weight for layer in quantised}:
             check_finite(name, source.read(name))
         grids = {
             layer.weight: WeightGrid(
@@ -196,10 +196,10 @@ class Lapq(Method):
                 self.restore,
                 source.specs[layer.weight].dtype,
             )
-            for layer in wanted
+            for layer in quantised
             if not (layer.weight in ends and self.first_last == "keep")
         }
-        inputs = [layer.path for layer in wanted if layer.weight not in ends] if self.act_bits != 32 else []
+        inputs = [layer.path for layer in quantised if layer.weight not in ends] if self.act_bits != 32 else []
         weights = {name: KeptTensor(source.read(name), source.specs[name].dtype, "") for name in grids}
         CompressedModel(weights | self.kept(source, module, grids), source.aliases).apply_to(network)
         return FakeQuantNetwork(network, with_loss(network, batches), grids, inputs, self.act_bits)

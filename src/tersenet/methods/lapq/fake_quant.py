@@ -149,24 +149,27 @@ class FakeQuantNetwork:
     def norm_clips(self, p: float) -> list[float]:
         """The clips that minimise Lp norms: of weights one by one, then of inputs in forward order on the first batch,
         each after what is already rounded. Sets them."""
-        found: dict[str, float] = {}
+        clip_of: dict[str, float] = {}
         for name, grid in self.grids.items():
             plain = WeightGrid(grid.bits, grid.zero_level, 0)
-            found[name] = norm_clip(self.originals[name], p, lambda x, c, plain=plain: rounded_plainly(x, c, plain))  # type: ignore[misc]
-            self._set_weight(name, found[name])
+            weight = self.originals[name]
+            clip_of[name] = norm_clip(weight, p, lambda x, c, plain=plain: rounded_plainly(x, c, plain))  # type: ignore[misc]
+            self._set_weight(name, clip_of[name])
 
         def observed(path: str) -> Callable[[Tensor], Tensor]:
-            def rounding(given: Tensor) -> Tensor:
-                found[path] = norm_clip(given, p, lambda x, c: input_rounding(c, self.act_bits, self.signed[path])(x))
-                self._rounding[path] = self.activation(path, found[path])
-                return self._rounding[path](given)
+            def rounding(values: Tensor) -> Tensor:
+                clip_of[path] = norm_clip(
+                    values, p, lambda x, c: input_rounding(c, self.act_bits, self.signed[path])(x)
+                )
+                self._rounding[path] = self.activation(path, clip_of[path])
+                return self._rounding[path](values)
 
             return rounding
 
         self._rounding = {path: observed(path) for path in self.paths}
         with torch.no_grad():
             self.batches[0].run(self.module)
-        clips = [found[name] for name in self.names]
+        clips = [clip_of[name] for name in self.names]
         self.set(clips)
         return clips
 

@@ -131,11 +131,11 @@ class Vlcq(Method):
         inputs = None if network is None else self._inputs(network, task)
         if network is not None and inputs is not None:
             rows, damping = self._row_scale(source), REAL_DAMPING if self.calibrate else DAMPING
-            wanted = plan.units.__contains__
-            plan.use(SequentialGptq(network, inputs, wanted, rows, self.seed, damping))
+            is_quantised = plan.units.__contains__
+            plan.use(SequentialGptq(network, inputs, is_quantised, rows, self.seed, damping))
         if self.layer_bits:
-            given = {name: self.bits_of(name, 0) for name in plan.units}
-            plan.match_widths({name: bits for name, bits in given.items() if bits})
+            widths = {name: self.bits_of(name, 0) for name in plan.units}
+            plan.match_widths({name: bits for name, bits in widths.items() if bits})
 
         def pieces(method: Method) -> Iterator[Item]:
             assert isinstance(method, Vlcq)
@@ -157,13 +157,13 @@ class Vlcq(Method):
 
     def _of_network(self, plan: StepPlan, envelope: CompressedModel, task: Task | None) -> dict[str, Entry]:
         """The tensors of a network that could be run, tuned where there is something to tune on."""
-        made: dict[float, dict[str, Entry]] = {}
+        encoded: dict[float, dict[str, Entry]] = {}
 
         def entries(c: float) -> Iterator[tuple[str, Entry]]:
-            if c not in made:
-                made.clear()  # only the last is held
-                made[c] = dict(plan.entries(c))
-            return iter(made[c].items())
+            if c not in encoded:
+                encoded.clear()  # only the last is held
+                encoded[c] = dict(plan.entries(c))
+            return iter(encoded[c].items())
 
         best: dict[str, Entry] = {}
         most = more = 0  # bytes: of the best, and that tuned numbers take more than the others
@@ -177,12 +177,12 @@ class Vlcq(Method):
             if task is None or not (self.calibrate and self.tune):
                 return plain
             assert plan.network is not None
-            found = self._tuned(plan.network, plain, envelope)
+            tuned = self._tuned(plan.network, plain, envelope)
             if self.max_bytes is None:
-                return found
-            best, size = best or plain, measure(iter(found.items()), envelope)
+                return tuned
+            best, size = best or plain, measure(iter(tuned.items()), envelope)
             if most < size <= self.max_bytes:
-                best, most = found, size
+                best, most = tuned, size
             more = size - measure(iter(plain.items()), envelope)
             if more == 0 or CLOSE * self.max_bytes <= size <= self.max_bytes:
                 break

@@ -17,11 +17,11 @@ def fill(
     encode: Callable[[float], int],
     goal: float,
     what: str,
-    beside: int = 0,
+    fixed: int = 0,
 ) -> float:
     """The step whose encoded size comes closest to `goal` bytes from below, after at most nine real encodes.
 
-    `encode(step)` are bytes, of which `beside` do not depend on the step; `estimate(step)` are the others, estimated.
+    `encode(step)` are bytes, of which `fixed` do not depend on the step; `estimate(step)` are the others, estimated.
     The second try assumes that they differ by what they differed in the first, the third that they lie on the line
     through both. Where that is far off (codes of compensated weights at less than a bit), what follows lies between the
     nearest tries on either side.
@@ -29,27 +29,27 @@ def fill(
     **Raises** `BudgetError` (with the nearest size reached) if no encode met the goal.
     """
     tried: list[tuple[float, int]] = []
-    wanted = goal - beside
+    room = goal - fixed
 
     def attempt(step: float) -> None:
-        tried.append((step, encode(step) - beside))
+        tried.append((step, encode(step) - fixed))
 
     def done() -> bool:
-        return any(CLOSE * wanted <= size <= wanted for _, size in tried) or len(tried) >= MOST - 1
+        return any(CLOSE * room <= size <= room for _, size in tried) or len(tried) >= MOST - 1
 
-    for share, slack in () if wanted <= 0 else MARGINS:
-        met = any(size <= wanted for _, size in tried)
-        step = solve_step(estimate, _aim(tried, estimate, wanted * MARGINS[0][0] if met else wanted * share - slack))
+    for share, slack in () if room <= 0 else MARGINS:
+        met = any(size <= room for _, size in tried)
+        step = solve_step(estimate, _aim(tried, estimate, room * MARGINS[0][0] if met else room * share - slack))
         if math.isinf(step) or done():  # inf: no step is estimated to be enough
             break
         attempt(step)
-    while wanted > 0 and not done():
-        attempt(_between(tried, wanted))
-    if all(size > wanted for _, size in tried):
+    while room > 0 and not done():
+        attempt(_between(tried, room))
+    if all(size > room for _, size in tried):
         attempt(LARGEST)
-    fitting = [(size, step) for step, size in tried if size <= wanted]
+    fitting = [(size, step) for step, size in tried if size <= room]
     if not fitting:
-        nearest = beside + min(size for _, size in tried)
+        nearest = fixed + min(size for _, size in tried)
         raise BudgetError(f"{what} cannot be met: the smallest result has {nearest:,} bytes of {int(goal):,}", nearest)
     return max(fitting)[1]
 

@@ -89,9 +89,9 @@ class StepPlan:
     def match_widths(self, bits: Mapping[str, int]) -> None:
         """Let the tensors in `bits` take bits per weight that differ from each other as the given widths do (a step is
         proportional to spread / 2^bits); the mean of the logarithms of their steps stays."""
-        wanted = {name: math.log2(float(self.samples[name].std()) or 1.0) - width for name, width in bits.items()}
-        shift = sum(math.log2(self.units[name]) - wanted[name] for name in wanted) / max(1, len(wanted))
-        self.units.update({name: 2.0 ** (exponent + shift) for name, exponent in wanted.items()})
+        exponents = {name: math.log2(float(self.samples[name].std()) or 1.0) - width for name, width in bits.items()}
+        shift = sum(math.log2(self.units[name]) - exponents[name] for name in exponents) / max(1, len(exponents))
+        self.units.update({name: 2.0 ** (exponent + shift) for name, exponent in exponents.items()})
 
     def step(self, name: str, c: float) -> float:
         """The step of a tensor at the common step `c`, in fp32; not so small that codes outgrow fp32's integers."""
@@ -122,14 +122,14 @@ class StepPlan:
     def entries(self, c: float) -> Iterator[tuple[str, Entry]]:
         """Every tensor of the checkpoint, in order."""
         kept = dict(self.kept_entries())
-        made = (
+        compensated = (
             {}
             if self.network is None
             else {name: (codes, step) for name, codes, step in self.network.codes(lambda name: self.step(name, c))}
         )
         for done, (name, spec) in enumerate(self.source.specs.items()):
-            if name in made:
-                yield name, on_grid(*made[name], spec.dtype)
+            if name in compensated:
+                yield name, on_grid(*compensated[name], spec.dtype)
             elif name in self.units:
                 step = self.step(name, c)
                 yield name, on_grid(round_weight(self.source.read(name), spec.axis, step), step, spec.dtype)

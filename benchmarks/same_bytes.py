@@ -126,13 +126,14 @@ def run(*arguments: str | Path) -> None:
 
 
 def attached(network: nn.Module, task: Task, place: Path) -> None:
-    """A training loop of one's own: attach, penalty, freeze."""
+    """A training loop of one's own: attach, anneal, penalty, freeze."""
     module = copy.deepcopy(network).train()
     batches = list(task.split("train"))
     tersenet.attach(module, "lsq", [inputs for inputs, _ in batches[:2]], bits=3, act_bits=4, remedy="dampen")
     optimizer = torch.optim.SGD(module.parameters(), lr=0.01)
     for done, (inputs, targets) in enumerate(batches):
-        loss = task.loss(module(inputs), targets) + tersenet.penalty(module, done / len(batches), 0.01)
+        tersenet.anneal(module, done / len(batches), 0.01)
+        loss = task.loss(module(inputs), targets) + tersenet.penalty(module)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

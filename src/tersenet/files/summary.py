@@ -132,7 +132,7 @@ def _row(record: Record, index_bytes: float) -> Row:
         per = f"axis {record.scalars['axis']}" if "axis" in record.scalars else ""
         per = f"groups of {record.scalars['group_size']}" if "group_size" in record.scalars else per or "tensor"
         grid = f"{grid}, {scale.dtype} per {per}" if scale else f"{grid}, times 2^{record.scalars['exponent']}"
-    coder = codec.CODER_NAMES.get(record.coder, "?") if grid else ("raw", "zstd", "constant")[record.storage]
+    coder = codec.coder_name(record.coder) if grid else ("raw", "zstd", "constant")[record.storage]
     return Row(
         record.name,
         record.shape,

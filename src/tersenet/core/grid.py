@@ -160,6 +160,17 @@ class FixedPoint(Grid):
         return self
 
 
+def narrowest(codes: Tensor) -> Tensor:
+    """Integers in the narrowest of int8, int16, int32 that holds all of them.
+
+    >>> narrowest(torch.tensor([-128, 300])).dtype
+    torch.int16
+    """
+    low, high = (int(codes.min()), int(codes.max())) if codes.numel() else (0, 0)
+    kinds = (torch.int8, torch.int16, torch.int32)
+    return codes.to(next(kind for kind in kinds if torch.iinfo(kind).min <= low and high <= torch.iinfo(kind).max))
+
+
 PIECE = 1 << 22  # elements that are decoded at a time
 
 

@@ -37,11 +37,6 @@ class Storage:
     dense: int
     file: int
 
-    @property
-    def smallest(self) -> str:
-        """The name of the format with the fewest bytes."""
-        return min(("csr", "relative", "bitmap", "dense", "file"), key=lambda name: int(getattr(self, name)))
-
 
 def storage(path: str | Path, *, max_output: int | None = None) -> Storage:
     """The accounting of a `.terse` file.

@@ -13,8 +13,7 @@ from tersenet.core.grid import Codebook, Uniform
 from tersenet.core.levels import Integers, Points
 from tersenet.core.model import CompressedModel, KeptTensor, QTensor
 from tersenet.errors import ChecksumError, FormatError, SizeLimitError, TersenetError, VersionError
-from tersenet.files.layout import ALIGN, HEADER, PREFIX
-from tersenet.files.records import parse_activations
+from tersenet.files.layout import ALIGN, HEADER, PREFIX, parse_activations
 from tersenet.files.summary import verify
 from tersenet.files.terse import load, save
 

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from tersenet.codec import CodecError, Stream, decode, decode_chunk, decode_uniform, encode, native, rans
-from tersenet.codec.stream import RANS, put_varint, zigzag
+from tersenet.codec.stream import put_varint, zigzag
 from tersenet.codec.symbols import Model
 from tersenet.codec.table import frequencies
+from tersenet.codec.windows import Rans
 
 GRID = (np.ones(1, np.float32), np.zeros(0, np.int32), np.zeros(0, np.float32))
 LEVELS = np.array([8, 4, 8])
@@ -23,7 +24,7 @@ def test_codes_minus_zero_points_wrap_at_32_bits_like_torch_and_numpy(zero: int)
     grid = (np.ones(1, np.float32), np.array([zero], np.int32), np.zeros(0, np.float32))
     stream = encode(codes)
     expected = (codes.astype(np.int32) - grid[1]).astype(np.float32)
-    assert stream.coder == RANS and np.array_equal(decode_uniform(stream, *grid, len(codes)), expected)
+    assert stream.coder == Rans.id and np.array_equal(decode_uniform(stream, *grid, len(codes)), expected)
 
 
 def model(low: int, **others: Any) -> Model:
@@ -32,7 +33,7 @@ def model(low: int, **others: Any) -> Model:
 
 @pytest.mark.parametrize("low", [2**31 - 1, -(2**31) - 1, 2**40, -(2**60), 2**62])
 def test_windows_beyond_the_code_type_are_the_same_error_in_every_decoder(low: int) -> None:
-    stream = Stream(RANS, model(low).to_bytes(), (CODED,), 1 << 20, len(SYMBOLS))
+    stream = Stream(Rans.id, model(low).to_bytes(), (CODED,), 1 << 20, len(SYMBOLS))
     with pytest.raises(CodecError):
         decode_uniform(stream, *GRID, 7)
     with pytest.raises(CodecError):
@@ -47,7 +48,7 @@ def test_exceptions_at_the_end_of_the_code_type_are_the_same_in_every_decoder(
 ) -> None:
     listed = b"\1" + put_varint(place) + put_varint(zigzag(difference))
     chunk = listed + CODED
-    stream = Stream(RANS, model(low, exceptions=True).to_bytes(), (chunk,), 1 << 20, len(SYMBOLS))
+    stream = Stream(Rans.id, model(low, exceptions=True).to_bytes(), (chunk,), 1 << 20, len(SYMBOLS))
     try:
         codes = decode_chunk(stream, 0)
     except CodecError:
@@ -63,7 +64,7 @@ def test_trellis_indices_at_the_end_of_the_code_type_are_the_same_in_every_decod
 ) -> None:
     data = b"\0\1\0" + put_varint(zigzag(far)) + CODED
     params = model(0, exceptions=True, trellis=True)
-    stream = Stream(RANS, replace(params, levels=(LEVELS, LEVELS)).to_bytes(), (data,), 1 << 20, len(SYMBOLS))
+    stream = Stream(Rans.id, replace(params, levels=(LEVELS, LEVELS)).to_bytes(), (data,), 1 << 20, len(SYMBOLS))
 
     def decoded() -> Any:
         try:

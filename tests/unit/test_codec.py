@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 
 from tersenet import codec
 from tersenet.codec import kernels, native, rans, table, trellis
-from tersenet.codec.stream import CLASSES, RANS, RAW, ZSTD
+from tersenet.codec.classes import Classes
+from tersenet.codec.packed import Raw, Zstd
 from tersenet.codec.symbols import constant_params, parse
+from tersenet.codec.windows import Rans
 
 RNG = np.random.default_rng(0)
 MODULE = native.native()
@@ -98,8 +100,8 @@ def test_native_and_reference_write_the_same_bytes(name: str, monkeypatch: pytes
 
 
 GOLDEN = [
-    ("raw", np.array([3, -1, 2, 0, 1, 3, -1], np.int8), RAW, "0301", "c42202"),
-    ("constant", np.full(9, 7, np.int8), RANS, "800e", ""),
+    ("raw", np.array([3, -1, 2, 0, 1, 3, -1], np.int8), Raw.id, "0301", "c42202"),
+    ("constant", np.full(9, 7, np.int8), Rans.id, "800e", ""),
 ]
 
 
@@ -114,13 +116,13 @@ def test_wide_values_among_zeros_take_little_more_than_their_places_and_their_bi
     share, wide = (codes != 0).mean(), int((codes != 0).sum())
     places = -len(codes) * (share * np.log2(share) + (1 - share) * np.log2(1 - share)) / 8
     stream = codec.encode(codes)
-    assert stream.coder == CLASSES
+    assert stream.coder == Classes.id
     assert stream.size < 1.03 * (places + wide * (np.log2(6000) + np.log2(2 * np.pi * np.e) / 2) / 8) + 60
 
 
 def test_malformed_classes_are_refused() -> None:
     good = codec.encode(ARRAYS["wide among zeros"])
-    assert good.coder == CLASSES
+    assert good.coder == Classes.id
     (chunk,) = good.chunks
     for wrong in (chunk[:-1], chunk + b"\0", b"", b"\xff\xff\x7f" + chunk[2:], chunk[:1000]):
         with pytest.raises(codec.CodecError):
@@ -135,7 +137,7 @@ def test_malformed_classes_are_refused() -> None:
 def test_a_rans_stream_has_golden_bytes() -> None:
     codes = np.array([0, 0, 1, 0, -1, 0, 0, 2, 0, 0, 0, -1, 1, 0, 0, 0] * 8, np.int8)
     stream = codec.encode(codes)
-    assert (stream.coder, stream.params.hex()) == (RANS, "0003018cc040")
+    assert (stream.coder, stream.params.hex()) == (Rans.id, "0003018cc040")
     assert b"".join(stream.chunks).hex() == "cd4b4cc71ab1ab962ee7609d1f505fea19555fd7edab3dd5"
 
 
@@ -193,7 +195,7 @@ def test_every_single_damage_is_an_error_or_harmless(name: str) -> None:
             codec.decode(codec.Stream(stream.coder, params, (body,), stream.chunk_symbols, stream.count), codes.shape)
         except codec.CodecError:
             found += 1
-    assert found > 0.3 * len(chunk) or stream.coder == RAW
+    assert found > 0.3 * len(chunk) or stream.coder == Raw.id
     for length in range(len(chunk)):
         with pytest.raises(codec.CodecError):
             short = codec.Stream(stream.coder, stream.params, (chunk[:length],), stream.chunk_symbols, stream.count)
@@ -201,7 +203,9 @@ def test_every_single_damage_is_an_error_or_harmless(name: str) -> None:
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.sampled_from([RAW, RANS, ZSTD, 7]), st.binary(max_size=40), st.binary(max_size=200), st.integers(0, 300))
+@given(
+    st.sampled_from([Raw.id, Rans.id, Zstd.id, 7]), st.binary(max_size=40), st.binary(max_size=200), st.integers(0, 300)
+)
 def test_random_bytes_never_crash_the_decoder(coder: int, params: bytes, chunk: bytes, count: int) -> None:
     for shape in ((count,), (3, count // 3)):
         stream = codec.Stream(coder, params, (chunk,), 1 << 20, int(np.prod(shape)))

@@ -22,6 +22,7 @@ from tersenet.errors import (
     WeightError,
 )
 from tersenet.files.checkpoint_write import write_checkpoint
+from tersenet.methods import settings
 
 pytestmark = pytest.mark.filterwarnings("ignore:.* has no batch-norm statistics")
 
@@ -236,7 +237,8 @@ def test_wrong_usage_is_named_and_nothing_is_written(
 
 def test_false_is_false(checkpoint: Path, tmp_path: Path) -> None:
     main_ok(["compress", str(checkpoint), "-o", str(tmp_path / "o.terse"), "--method", "rtn", "--affine=false"])
-    assert tersenet.load(tmp_path / "o.terse").provenance["fields"]["affine"] is False
+    (affine,) = (s for s in settings(tersenet.load(tmp_path / "o.terse").provenance).fields if s.name == "affine")
+    assert affine.value is False
 
 
 def main_ok(arguments: list[str]) -> None:

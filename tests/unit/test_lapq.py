@@ -16,6 +16,7 @@ from tersenet.core.model import QTensor
 from tersenet.core.task import Task
 from tersenet.errors import InputError, UsageError
 from tersenet.files.checkpoint import open_module
+from tersenet.methods import settings
 from tersenet.methods.lapq import vertex
 from tersenet.methods.lapq.fake_quant import FakeQuantNetwork, WeightGrid, norm_clip, rounded_plainly
 
@@ -122,7 +123,7 @@ def test_the_policy_for_first_and_last_layers_is_followed_and_recorded(network: 
         assert (isinstance(first, QTensor) and first.codes.unique().numel() > 4) == wide
         assert ("linear" in small.activations) == (first_last == "same")
         assert all(isinstance(value, Activation) for value in small.activations.values())
-        assert small.provenance["fields"]["first_last"] == first_last
+        assert {s.name: s.value for s in settings(small.provenance).fields}["first_last"] == first_last
 
 
 def test_it_needs_calibration_data_and_never_sees_the_test_split(network: nn.Module, task: Task) -> None:

@@ -195,7 +195,7 @@ def test_wrong_use_says_what_to_do(checkpoint: Path, network: nn.Module, task: T
     out = tmp_path / "o.terse"
     for given, words in (
         ({}, "one of the two"), ({"max_bytes": 9, "max_drop": 1.0}, "one of the two"), ({"max_bytes": 0}, "at least 1"),
-        ({"max_drop": -1.0}, "0 or more"), ({"max_drop": float("nan")}, "0 or more"),
+        ({"max_drop": -1.0}, "at least 0"), ({"max_drop": float("nan")}, "at least 0"),
         ({"max_drop": 1.0, "time_limit": 0.0}, "above 0"),
     ):  # fmt: skip
         with pytest.raises(UsageError, match=words):

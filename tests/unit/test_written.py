@@ -162,9 +162,9 @@ def test_gaps_are_counted_across_chunks(kind: str, chunk: int) -> None:
     codes[rng.random(50_000) < {"sparse": 0.99, "mixed": 0.5, "far": 0.9999}.get(kind, 0)] = 0
     codes = {"zeros": codes * 0, "ones": codes * 0 + 1}.get(kind, codes)
     codes[20_000:30_000] *= kind != "mixed"
-    found = _survey(codec.encode(codes, chunk_symbols=chunk), codes.shape, "int8")
+    found = _survey(codec.pieces(codec.encode(codes, chunk_symbols=chunk), codes.shape, "int8"))
     gaps = np.diff(np.flatnonzero(codes), prepend=-1) - 1
-    assert (found.low, found.high, found.nonzeros) == (codes.min(), codes.max(), np.count_nonzero(codes))
+    assert (*found.ends, found.nonzeros) == (codes.min(), codes.max(), np.count_nonzero(codes))
     assert found.bridges == tuple(int((gaps >> bits).sum()) for bits in GAPS)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..core.batch import Batch
 from ..core.task import Task
 from ..errors import InputError
-from ..network.calibrate import calibration, with_loss
+from ..network.calibrate import calibration, mean_loss, with_loss
 from ..network.layers import eval_without_grad, find_layers
 from ..progress import progress
 from ..quantizers.bases import BASES, first_rounding
@@ -106,11 +106,6 @@ def survey(module: nn.Module, task: Task, bits: int = 4, kind: str = "imprint", 
 
 def _measure(module: nn.Module, batches: Sequence[Batch], reference: Sequence[Tensor]) -> tuple[float, float]:
     """Mean loss, and mean agreement with the reference outputs."""
-    loss = count = 0.0
-    agree = []
-    for batch, expected in zip(batches, reference, strict=True):
-        raw = batch.run(module)
-        found, weight = batch.loss(raw)
-        loss, count = loss + float(found) * weight, count + weight
-        agree.append(batch.agreement(batch.seen(raw), expected))
-    return loss / max(1.0, count), mean_of(agree)
+    expected, agree = iter(reference), []
+    loss = mean_loss(module, batches, lambda batch, raw: agree.append(batch.agreement(batch.seen(raw), next(expected))))
+    return loss, mean_of(agree)

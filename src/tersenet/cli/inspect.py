@@ -9,6 +9,7 @@ from .output import Json, MaxOutput, plain, print_json, print_line, print_table
 
 if TYPE_CHECKING:
     from ..files.summary import Row
+    from ..methods import Settings
 
 COLUMNS = ("tensor", "shape", "dtype", "grid, or why kept", "coder", ">bits/weight", ">bytes")
 
@@ -19,6 +20,15 @@ def _size(shape: tuple[int, ...]) -> str:
 
 def _rate(row: "Row") -> str:
     return f"{row.bits_per_weight:.3f}"
+
+
+def _lines(settings: "Settings") -> list[str]:
+    """The fields of the method: those that the file stores, then defaults, with the version whose they are."""
+    shown = {each.default_of: "" for each in settings.fields}
+    for each in settings.fields:
+        shown[each.default_of] += f", {each.name}={each.value}"
+    lines = [f"{'given' if of is None else f'defaults of tersenet {of}'}: {text[2:]}" for of, text in shown.items()]
+    return lines + ([] if settings.others_of is None else [f"other fields: defaults of tersenet {settings.others_of}"])
 
 
 def command(
@@ -32,11 +42,16 @@ def command(
 ) -> None:
     """Show every tensor with its grid, bits per weight and bytes; the bytes add up to the file."""
     from ..files.summary import summarize
+    from ..methods import settings
     from ..report.size import storage
 
     summary = summarize(file, max_output=max_output)
+    made_with = settings(summary.provenance)
     if as_json:
         more = {"storage": vars(storage(file, max_output=max_output))} if formats else {}
+        more["settings"] = {
+            each.name: {"value": each.value, "default_of": each.default_of} for each in made_with.fields
+        }
         tensors = [vars(row) for row in summary.rows]
         print_json({**vars(summary), "rows": tensors, "bits_per_weight": summary.bits_per_weight, **more})
         return
@@ -54,6 +69,8 @@ def command(
         f"tensors; {summary.bits_per_weight:.3f} bits per quantised weight; batch norm: {summary.batch_norm}; "
         f"method: {plain(summary.provenance.get('method', 'unknown'), 200)}"
     )
+    for line in _lines(made_with):
+        print_line(line)
     if formats:
         found = storage(file, max_output=max_output)
         names = {"csr": "compressed sparse rows", "relative": "relative indices", "bitmap": "bitmap", "dense": "dense"}

@@ -5,16 +5,17 @@ machine, with or without the native module; a malformed stream raises `CodecErro
 """
 
 from .choice import code_lengths
-from .coder import encode
+from .coders import coder_name
 from .decoder import decode, decode_chunk, decode_uniform, extremes, pieces
+from .encoder import encode
 from .frame import inflate, stated_size
-from .stream import CODER_NAMES, CodecError, Stream
+from .stream import CodecError, Stream
 
 __all__ = [
-    "CODER_NAMES",
     "CodecError",
     "Stream",
     "code_lengths",
+    "coder_name",
     "decode",
     "decode_chunk",
     "decode_uniform",

@@ -8,11 +8,63 @@ import numpy as np
 import numpy.typing as npt
 
 from . import kernels
-from .stream import CodecError
-from .symbols import Kind, Values, fits
+from .choice import SAMPLE, choose
+from .coder import Chunks, Coder, Numbers, Offer
+from .stream import CodecError, Stream, get_varint, put_varint
+from .symbols import Kind, Model, Values, cut, fits, parse
 from .table import Ints
+from .windows import Window, windowed
 
 MOST_BITS = 32
+WORTH = 7  # the least range of integers that classes are tried for
+INDEX = 8  # bytes that they must win: the index says more, too
+
+
+class Classes(Coder):
+    """Classes in windows, and low bits; of many integers only where that wins on the first of them."""
+
+    id, name = 3, "classes"
+
+    def offer(self, numbers: Numbers, best: Offer) -> Offer | None:
+        """Estimated first, within a sixteenth of the best, then by size."""
+        if int(numbers.values[-1] - numbers.values[0]) < WORTH:
+            return None
+        kinds, kind_counts, low = class_histogram(numbers.values, numbers.counts)
+        if len(kinds) == 1:
+            return None
+        bits = choose(kinds, kind_counts, np.zeros(0, np.int64))[1] + low * 256
+        if bits > best.stream.size * 8 * (256 + 16):
+            return None
+        if len(numbers.flat) > SAMPLE and numbers.trial(numbers.flat[:SAMPLE]).coder != self.id:
+            return None
+        classes = classes_of(numbers.flat)
+        model, parts = windowed(classes, choose(kinds, kind_counts, classes)[0], numbers.chunk_symbols)
+        flat, own = (cut(each, numbers.chunk_symbols) for each in (numbers.flat, classes))
+        each = zip(parts, flat, own, strict=True)
+        chunks = [put_varint(len(part)) + part + pack_low(codes, kinds) for part, codes, kinds in each]
+        stream = Stream(self.id, model.to_bytes(), tuple(chunks), numbers.chunk_symbols, len(numbers.flat))
+        return Offer.of(stream) if stream.size + INDEX < best.stream.size else None
+
+    def open(self, params: bytes) -> Chunks:
+        """Windows of classes, and low bits."""
+        model = parse(params)
+        if isinstance(model, int) or model.trellis:
+            raise CodecError("classes as a constant or a trellis path")
+        return Classed(model)
+
+
+class Classed(Chunks):
+    """The bytes of the classes (their number first), then the low bits."""
+
+    def __init__(self, model: Model) -> None:
+        self.classes = Window(model)
+
+    def decode(self, data: bytes, count: int, kind: Kind) -> Values:
+        """Classes first, which say how many low bits there are."""
+        size, at = get_varint(data, 0)
+        if at + size > len(data):
+            raise CodecError(f"classes of {size} bytes in a chunk of {len(data)}")
+        return unpack_low(data[at + size :], self.classes.decode(data[at : at + size], count, np.dtype(np.int8)), kind)
 
 
 def classes_of(codes: Values) -> npt.NDArray[np.int8]:

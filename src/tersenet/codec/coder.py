@@ -1,110 +1,83 @@
-"""Encoding of whole arrays: chooses a coder, cuts chunks."""
+"""What a coder is: one way to write integers as chunks of bytes. All of them are in the table of `coders`."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar
 
 import numpy as np
+import numpy.typing as npt
 
-from . import kernels
-from .choice import SAMPLE, choose, choose_trellis, group_counts
-from .classes import class_histogram, classes_of, pack_low
-from .packed import packed, raw_bits
-from .parallel import in_parallel
-from .stream import CLASSES, RANS, RAW, ZSTD, Stream, put_varint
-from .symbols import Model, Values, constant_params, cut, window_symbols
+from .kernels import Grid
+from .stream import Stream
+from .symbols import Kind, Values
 from .table import Ints
 
-PREFIX = 4096  # integers
-WORTH = 7  # the least range of integers that classes are tried for
 
+@dataclass(frozen=True)
+class Numbers:
+    """Integers that are to be encoded, at least two of them different.
 
-def encode(codes: Values, *, effort: str = "fast", chunk_symbols: int = 1 << 20) -> Stream:
-    """Encode int8, int16 or int32 `codes` with the coder of the lowest estimated cost.
-
-    A 2-D array is also tried as a trellis path, column after column, and what is not nearly constant as size classes,
-    which are taken where they are smaller. With `effort="best"` zstd is tried too.
-
-    >>> from .decoder import decode
-    >>> decode(encode(np.array([[1, -1], [0, 1]], np.int8)), (2, 2)).tolist()
-    [[1, -1], [0, 1]]
+    `codes` are as they came (a matrix may be seen by columns), `flat` are the same in C order; `values` and `counts`
+    are their histogram. `trial` encodes others, such as a sample, in the way that is best for them.
     """
-    flat = np.ascontiguousarray(codes).reshape(-1)
-    if not len(flat):
-        return Stream(RANS, constant_params(0), (), chunk_symbols, 0)
-    values, counts = kernels.histogram(flat)
-    if len(values) == 1:
-        return Stream(RANS, constant_params(int(values[0])), (), chunk_symbols, len(flat))
-    model, bits = choose(values, counts, flat)
-    raw = raw_bits(values, len(flat))
-    best = _trellis(codes, min(bits, raw), chunk_symbols) if codes.ndim == 2 else None
-    if best is None and bits < raw:
-        model, chunks = _windowed(flat, model, chunk_symbols)
-        best = Stream(RANS, model.to_bytes(), tuple(chunks), chunk_symbols, len(flat))
-    if best is None:
-        best = packed(flat, values, chunk_symbols, RAW)
-    rival = _classes(flat, values, counts, best.size, chunk_symbols)
-    if rival is not None and rival.size + 8 < best.size:  # the index says more, too
-        best = rival
-    if effort == "best":
-        best = min(best, packed(flat, values, chunk_symbols, ZSTD), key=lambda stream: stream.size)
-    return best
+
+    codes: Values
+    flat: Values
+    values: Ints
+    counts: Ints
+    chunk_symbols: int
+    effort: str
+    trial: Callable[[Values], Stream]
 
 
-def _windowed(flat: Values, model: Model, chunk_symbols: int) -> tuple[Model, list[bytes]]:
-    """The model (with the tables of its groups), and the chunks of a stream without trellis."""
-    parts = cut(flat, chunk_symbols)
-    if model.group > 1:  # chunks group on their own
-        model = model.with_counts([np.sum([group_counts(part, model) for part in parts], axis=0)])
-    return model, in_parallel(lambda part: _encode_chunk(part, model), parts)
+@dataclass(frozen=True)
+class Offer:
+    """What a coder would write: its cost in 1/256 bit, as estimated, and the stream, made when it is asked for."""
+
+    bits: int
+    write: Callable[[], Stream]
+
+    @classmethod
+    def of(cls, stream: Stream) -> "Offer":
+        """A stream that is there already, at what it takes."""
+        return cls(8 * 256 * stream.size, lambda: stream)
+
+    @cached_property
+    def stream(self) -> Stream:
+        """The stream itself, made once."""
+        return self.write()
 
 
-def _classes(flat: Values, values: Ints, counts: Ints, size: int, chunk_symbols: int) -> Stream | None:
-    """`flat` coded as classes and low bits, if that is not estimated to take more than `size` bytes by a sixteenth, and
-    if the first of many integers take less so."""
-    if int(values[-1] - values[0]) < WORTH:
-        return None
-    kinds, kind_counts, low = class_histogram(values, counts)
-    if len(kinds) == 1:
-        return None
-    if choose(kinds, kind_counts, np.zeros(0, np.int64))[1] + low * 256 > size * 8 * (256 + 16):
-        return None
-    if len(flat) > SAMPLE and encode(flat[:SAMPLE]).coder != CLASSES:
-        return None
-    classes = classes_of(flat)
-    model, parts = _windowed(classes, choose(kinds, kind_counts, classes)[0], chunk_symbols)
-    each = zip(cut(flat, chunk_symbols), cut(classes, chunk_symbols), parts, strict=True)
-    chunks = [put_varint(len(part)) + part + pack_low(codes, own) for codes, own, part in each]
-    return Stream(CLASSES, model.to_bytes(), tuple(chunks), chunk_symbols, len(flat))
+class Chunks(ABC):
+    """The chunks of one stream, as its parameters say they are to be read."""
+
+    constant: int | None = None
+    """What every integer is, of a stream that has no chunks."""
+    by_columns: bool = False
+    """Whether the integers are in the order of a matrix' columns."""
+
+    @abstractmethod
+    def decode(self, data: bytes, count: int, kind: Kind) -> Values:
+        """The `count` integers of one chunk. **Raises** `CodecError` if it is malformed or they do not fit `kind`."""
+
+    def decode_uniform(self, data: bytes, out: npt.NDArray[np.float32], start: int, run: int, grid: Grid) -> bool:
+        """Decode one chunk to fp32 straight into `out` (see `decoder.decode_uniform`); False if there is no such
+        way."""
+        return False
 
 
-def _encode_chunk(part: Values, model: Model) -> bytes:
-    if model.split == 0:
-        symbols, listed = window_symbols(part, model)
-        return listed + kernels.encode_symbols(symbols, model.tables)
-    symbols, listed = window_symbols(part >> model.split, model)
-    raw = kernels.pack((part & ((1 << model.split) - 1)).astype(np.uint32), model.split)
-    return listed + raw + kernels.encode_symbols(symbols, model.tables)
+class Coder(ABC):
+    """One way to encode: its id in files (a promise), its name for people, and both directions."""
 
+    id: ClassVar[int]
+    name: ClassVar[str]
 
-def _trellis(codes: Values, bits: int, chunk_symbols: int) -> Stream | None:
-    """`codes` coded as a trellis path, if they are one and that is cheaper than `bits` (1/256 bit)."""
-    first = codes[:, : -(-PREFIX // max(1, len(codes)))].T.reshape(-1)  # most arrays are no path: a few columns tell
-    variants = [plain for plain in (False, True) if kernels.to_indices(first, plain) is not None]
-    columns = np.ascontiguousarray(codes.T).reshape(-1) if variants else first
-    for plain in variants:
-        found = kernels.to_indices(columns, plain)
-        if found is None:
-            continue
-        indices, states = found
-        model, trellis_bits = choose_trellis(indices, (states & 1).astype(np.uint8), plain)
-        if trellis_bits >= bits:
-            continue
-        chunks = []
-        for start in range(0, len(columns), chunk_symbols):
-            part = slice(start, start + chunk_symbols)
-            symbols, listed = window_symbols(indices[part], model)
-            start_state = bytes([states[start]])
-            chunks.append(
-                start_state
-                + listed
-                + kernels.encode_symbols(symbols, model.tables, (states[part] & 1).astype(np.uint8))
-            )
-        return Stream(RANS, model.to_bytes(), tuple(chunks), chunk_symbols, len(columns))
-    return None
+    @abstractmethod
+    def offer(self, numbers: Numbers, best: Offer) -> Offer | None:
+        """What it would write, if that is smaller than `best`; None if not, or if it is not for such integers."""
+
+    @abstractmethod
+    def open(self, params: bytes) -> Chunks:
+        """The chunks of a stream with these parameters. **Raises** `CodecError` unless an encoder wrote them."""

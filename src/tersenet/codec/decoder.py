@@ -7,26 +7,24 @@ import numpy as np
 import numpy.typing as npt
 
 from . import kernels
-from .classes import unpack_low
-from .packed import parse_packing, unpacked
+from .coder import Chunks
+from .coders import BY_ID
 from .parallel import in_parallel
-from .stream import CLASSES, RANS, RAW, ZSTD, CodecError, Stream, get_varint
-from .symbols import Kind, Model, Values, constant_params, fits, parse, read_exceptions
-
-WIDE: Kind = np.dtype(np.int64)
+from .stream import CodecError, Stream
+from .symbols import Kind, Values, fits
 
 
 def decode(stream: Stream, shape: tuple[int, ...], dtype: npt.DTypeLike = np.int32) -> Values:
     """The integers of a stream. **Raises** `CodecError` if it is malformed or a value does not fit `dtype`."""
     kind: Kind = np.dtype(dtype)  # type: ignore[assignment]
-    model = _model(stream, shape, kind)
-    if isinstance(model, int):
-        return np.full(shape, model, kind)
+    chunks = _opened(stream, shape, kind)
+    if chunks.constant is not None:
+        return np.full(shape, chunks.constant, kind)
     out = np.empty(shape, kind)
-    flat, columns = out.reshape(-1), out.reshape(shape[0], -1) if model is not None and model.trellis else None
+    flat, columns = out.reshape(-1), out.reshape(shape[0], -1) if chunks.by_columns else None
 
     def fill(index: int) -> None:
-        part, start = _decode_chunk(stream, model, index, kind), index * stream.chunk_symbols
+        part, start = _chunk(stream, chunks, index, kind), index * stream.chunk_symbols
         if columns is None:
             flat[start : start + len(part)] = part
         else:
@@ -57,17 +55,17 @@ def pieces(stream: Stream, shape: tuple[int, ...], dtype: npt.DTypeLike = np.int
     **Raises** `CodecError` as `decode` does.
     """
     kind: Kind = np.dtype(dtype)  # type: ignore[assignment]
-    model = _model(stream, shape, kind)
+    chunks = _opened(stream, shape, kind)
     starts = range(0, stream.count, stream.chunk_symbols)
-    if isinstance(model, Model) and model.trellis:
+    if chunks.by_columns:
         whole = decode(stream, shape, kind).reshape(-1)
         yield from (whole[start : start + stream.chunk_symbols] for start in starts)
         return
     for index in range(len(starts)):
-        if isinstance(model, int):
-            yield np.broadcast_to(np.array(model, kind), stream.chunk_count(index))
+        if chunks.constant is not None:
+            yield np.broadcast_to(np.array(chunks.constant, kind), stream.chunk_count(index))
         else:
-            yield _decode_chunk(stream, model, index, kind)
+            yield _chunk(stream, chunks, index, kind)
 
 
 def extremes(stream: Stream, shape: tuple[int, ...], dtype: npt.DTypeLike = np.int32) -> tuple[int, int] | None:
@@ -76,12 +74,12 @@ def extremes(stream: Stream, shape: tuple[int, ...], dtype: npt.DTypeLike = np.i
     **Raises** `CodecError` as `decode` does.
     """
     kind: Kind = np.dtype(dtype)  # type: ignore[assignment]
-    model = _model(stream, shape, kind)
-    if isinstance(model, int):
-        return (model, model) if stream.count else None
+    chunks = _opened(stream, shape, kind)
+    if chunks.constant is not None:
+        return (chunks.constant, chunks.constant) if stream.count else None
 
     def ends(index: int) -> tuple[int, int]:
-        part = _decode_chunk(stream, model, index, kind)
+        part = _chunk(stream, chunks, index, kind)
         return int(part.min()), int(part.max())
 
     found = in_parallel(ends, range(len(stream.chunks)))
@@ -91,83 +89,31 @@ def extremes(stream: Stream, shape: tuple[int, ...], dtype: npt.DTypeLike = np.i
 def decode_chunk(stream: Stream, index: int, dtype: npt.DTypeLike = np.int32) -> Values:
     """The integers of one chunk, in the order they were coded (a trellis path: column after column)."""
     kind: Kind = np.dtype(dtype)  # type: ignore[assignment]
-    model = _model(stream, (stream.count,), kind)
-    if isinstance(model, int):
-        return np.full(stream.chunk_count(index), model, kind)
-    return _decode_chunk(stream, model, index, kind)
+    return _chunk(stream, _opened(stream, (stream.count,), kind), index, kind)
 
 
-def _model(stream: Stream, shape: tuple[int, ...], kind: Kind) -> Model | int | None:
-    """The model of a stream that has one, or the value of a constant one, after checks of all but the chunks."""
+def _opened(stream: Stream, shape: tuple[int, ...], kind: Kind) -> Chunks:
+    """How the chunks of a stream are read, after checks of all but themselves."""
     count = prod(shape)
     if count != stream.count or not 1 <= stream.chunk_symbols <= 1 << 32:
         raise CodecError(f"a stream of {stream.count} integers where {count} are expected")
-    constant = stream.coder == RANS and stream.params[:1] == constant_params(0)[:1]
-    expected = 0 if constant else -(-count // stream.chunk_symbols)
-    if stream.coder not in (RAW, RANS, ZSTD, CLASSES) or len(stream.chunks) != expected:
-        raise CodecError(f"coder {stream.coder} with {len(stream.chunks)} chunks, expected {expected}")
-    if stream.coder not in (RANS, CLASSES):
-        parse_packing(stream.params)
-        return None
-    model = parse(stream.params)
-    if isinstance(model, int):
-        fits(model, model, kind)
-    if stream.coder == CLASSES and (isinstance(model, int) or model.trellis):
-        raise CodecError("classes as a constant or a trellis path")
-    if isinstance(model, Model) and model.trellis and not (shape and count):
+    if stream.coder not in BY_ID:
+        raise CodecError(f"unknown coder {stream.coder}: upgrade tersenet")
+    coder = BY_ID[stream.coder]
+    chunks = coder.open(stream.params)
+    expected = 0 if chunks.constant is not None else -(-count // stream.chunk_symbols)
+    if len(stream.chunks) != expected:
+        raise CodecError(f"coder {coder.name} with {len(stream.chunks)} chunks, expected {expected}")
+    if chunks.constant is not None:
+        fits(chunks.constant, chunks.constant, kind)
+    if chunks.by_columns and not (shape and count):
         raise CodecError("a trellis path without rows or columns")
-    return model
+    return chunks
 
 
-def _decode_chunk(stream: Stream, model: Model | None, index: int, kind: Kind) -> Values:
-    data, count = stream.chunks[index], stream.chunk_count(index)
-    if model is None:
-        return unpacked(stream, data, count, kind)
-    if stream.coder == CLASSES:
-        return _decode_classes(data, count, model, kind)
-    if model.trellis:
-        return _decode_trellis_chunk(data, count, model, kind)
-    return _decode_window(data, count, model, kind)
-
-
-def _decode_classes(data: bytes, count: int, model: Model, kind: Kind) -> Values:
-    size, at = get_varint(data, 0)
-    if at + size > len(data):
-        raise CodecError(f"classes of {size} bytes in a chunk of {len(data)}")
-    classes = _decode_window(data[at : at + size], count, model, np.dtype(np.int8))
-    return unpack_low(data[at + size :], classes, kind)
-
-
-def _decode_window(data: bytes, count: int, model: Model, kind: Kind) -> Values:
-    low, high = model.low << model.split, ((model.low + model.size) << model.split) - 1
-    fits(low, high, WIDE)
-    inside = np.iinfo(kind).min <= low and high <= np.iinfo(kind).max
-    work = kind if inside else WIDE  # a window may reach beyond the type although no integer does
-    positions, differences, at = read_exceptions(data, count) if model.exceptions else ([], [], 0)
-    raw_bytes = (count * model.split + 7) // 8
-    parts = kernels.decode_parts(data[at + raw_bytes :], count, model).astype(work)
-    parts += work.type(model.low)
-    for position, difference in zip(positions, differences, strict=True):
-        value = int(parts[position]) + difference
-        fits(value << model.split, ((value + 1) << model.split) - 1, kind)
-        parts[position] = value
-    if model.split:
-        parts <<= work.type(model.split)
-        parts |= kernels.unpack(data[at : at + raw_bytes], count, model.split).astype(work)
-    if not inside and count:
-        fits(int(parts.min()), int(parts.max()), kind)
-    return parts if inside else parts.astype(kind)
-
-
-def _decode_trellis_chunk(data: bytes, count: int, model: Model, kind: Kind) -> Values:
-    if not data or data[0] > 7:
-        raise CodecError("a trellis chunk without a start state")
-    positions, differences, at = read_exceptions(data[1:], count) if model.exceptions else ([], [], 0)
-    widest = max((abs(d) for d in differences), default=0) + abs(model.low) + model.size
-    fits(-2 * widest, 2 * widest, np.dtype(np.int32))
-    codes = kernels.decode_trellis(data[1 + at :], count, model, data[0], positions, differences)
-    fits(int(codes.min()), int(codes.max()), kind)
-    return codes.astype(kind)
+def _chunk(stream: Stream, chunks: Chunks, index: int, kind: Kind) -> Values:
+    data = stream.chunks[index] if chunks.constant is None else b""
+    return chunks.decode(data, stream.chunk_count(index), kind)
 
 
 def decode_uniform(
@@ -187,20 +133,17 @@ def decode_uniform(
 
     **Raises** `CodecError` if the stream is malformed or a trellis path (its integers are not in C order).
     """
-    model = _model(stream, (stream.count,), np.dtype(np.int32))
-    if isinstance(model, Model) and model.trellis:
+    kind: Kind = np.dtype(np.int32)
+    chunks = _opened(stream, (stream.count,), kind)
+    if chunks.by_columns:
         raise CodecError("a trellis path decodes to integers first")
     out = np.empty(stream.count, np.float32) if out is None else out
     grid = (np.ascontiguousarray(scale), np.ascontiguousarray(zero_point), np.ascontiguousarray(offset))
     for index, start in enumerate(range(0, stream.count, stream.chunk_symbols)):
         part = out[start : start + stream.chunk_symbols]
-        if (
-            isinstance(model, Model)
-            and stream.coder == RANS
-            and kernels.decode_uniform(stream.chunks[index], part, model, start, run, grid)
-        ):
+        if chunks.constant is None and chunks.decode_uniform(stream.chunks[index], part, start, run, grid):
             continue
-        codes = decode_chunk(stream, index) if not isinstance(model, int) else np.full(len(part), model, np.int32)
+        codes = _chunk(stream, chunks, index, kind)
         unit = (np.arange(start, start + len(part)) // run) % len(scale)
         part[:] = kernels.values_of(codes, unit, grid)
     return out

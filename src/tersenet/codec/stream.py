@@ -2,9 +2,6 @@
 
 from dataclasses import dataclass
 
-RAW, RANS, ZSTD, CLASSES = 0, 1, 2, 3
-CODER_NAMES = {RAW: "raw", RANS: "rans", ZSTD: "zstd", CLASSES: "classes"}
-
 
 class CodecError(ValueError):
     """The bytes are not what an encoder could have written."""

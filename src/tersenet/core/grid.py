@@ -1,11 +1,14 @@
-"""Grids: the finite sets of values that codes point into."""
+"""Grids: the finite sets of values that codes point into. How each lies in a file is in the table of `files.grids`."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+
+G = TypeVar("G", "Uniform", "Codebook")
 
 
 def _along(values: Tensor, shape: torch.Size, axis: int | None) -> Tensor:
@@ -22,8 +25,29 @@ def _by_group(values: Tensor, shape: torch.Size, group_size: int) -> Tensor:
     return values.to(torch.float32).repeat_interleave(min(group_size, row), dim=1)[:, :row].reshape(shape)
 
 
+class Grid(ABC):
+    """A finite set of values; its subclasses are frozen dataclasses of tensors, integers and None, and final."""
+
+    @abstractmethod
+    def decode(self, codes: Tensor) -> Tensor:
+        """fp32 values of integer `codes`, same shape."""
+
+    @abstractmethod
+    def part(self, dim: int, start: int, length: int) -> "Grid":
+        """The grid of a slice of the tensor along `dim`.
+
+        With a `run`, along dimension 0, or along dimension 1 of a tensor that is one row: from the beginning of a run
+        on, or inside one.
+        """
+
+    @property
+    def run(self) -> int | None:
+        """How many consecutive elements of a row have something in common; None where rows can be cut anywhere."""
+        return None
+
+
 @dataclass(frozen=True)
-class Uniform:
+class Uniform(Grid):
     """Equally spaced values: `value = (code - zero_point) * scale + offset`, in fp32.
 
     The three operations are rounded one after the other to fp32 (no fused multiply-add), so every reader gets the
@@ -54,6 +78,20 @@ class Uniform:
             values.add_(self._spread(self.offset, codes.shape))
         return values
 
+    def part(self, dim: int, start: int, length: int) -> Grid:
+        """The grid of a slice: of rows or channels, or of groups in a row."""
+        if self.group_size is None:
+            return _each(self, lambda field: field[start : start + length]) if dim == self.axis else self
+        if dim == 0:
+            return _each(self, lambda field: field[start : start + length])
+        first, last = start // self.group_size, -(-(start + length) // self.group_size)
+        return _each(self, lambda field: field[:, first:last])
+
+    @property
+    def run(self) -> int | None:
+        """The elements of a group."""
+        return self.group_size
+
     def _spread(self, values: Tensor, shape: torch.Size) -> Tensor:
         if self.group_size is not None and values.dim():
             return _by_group(values, shape, self.group_size)
@@ -61,7 +99,7 @@ class Uniform:
 
 
 @dataclass(frozen=True)
-class Codebook:
+class Codebook(Grid):
     """Arbitrary values: `value = values[code] * scale + offset`, in fp32, rounded after every operation.
 
     **Shapes**: `values` is `[levels]` (of any real dtype) and codes are in `[0, levels)`. `scale` and `offset`, which
@@ -92,9 +130,16 @@ class Codebook:
             found.add_(_along(self.offset, codes.shape, self.axis))
         return found
 
+    def part(self, dim: int, start: int, length: int) -> Grid:
+        """The grid of some channels."""
+        if dim != self.axis:
+            return self
+        part = _each(self, lambda field: field[start : start + length])
+        return replace(part, values=self.values[start : start + length]) if self.values.dim() == 2 else part
+
 
 @dataclass(frozen=True)
-class FixedPoint:
+class FixedPoint(Grid):
     """Multiples of a power of two: `value = code * 2^exponent`, exact in fp32 while codes are below 2^24.
 
     Where weights have different widths, `exponent` is that of the finest step, and the codes of wider steps are
@@ -110,8 +155,21 @@ class FixedPoint:
         """fp32 values of integer `codes`, same shape."""
         return torch.ldexp(codes.to(torch.float32), torch.tensor(self.exponent))
 
+    def part(self, dim: int, start: int, length: int) -> Grid:
+        """The same grid."""
+        return self
 
-Grid = Uniform | Codebook | FixedPoint
+
+def narrowest(codes: Tensor) -> Tensor:
+    """Integers in the narrowest of int8, int16, int32 that holds all of them.
+
+    >>> narrowest(torch.tensor([-128, 300])).dtype
+    torch.int16
+    """
+    low, high = (int(codes.min()), int(codes.max())) if codes.numel() else (0, 0)
+    kinds = (torch.int8, torch.int16, torch.int32)
+    return codes.to(next(kind for kind in kinds if torch.iinfo(kind).min <= low and high <= torch.iinfo(kind).max))
+
 
 PIECE = 1 << 22  # elements that are decoded at a time
 
@@ -135,45 +193,32 @@ def _fill(grid: Grid, codes: Tensor, out: Tensor) -> None:
         out.copy_(grid.decode(codes))
         return
     dim = next(i for i, size in enumerate(codes.shape) if size > 1)
-    if dim and isinstance(grid, Uniform) and grid.group_size is not None:
-        _fill_row(grid, grid.group_size, codes.reshape(1, -1), out.view(1, -1))
+    if dim and grid.run is not None:
+        _fill_row(grid, grid.run, codes.reshape(1, -1), out.view(1, -1))
         return
     size = codes.shape[dim]
     step = max(1, PIECE * size // codes.numel())
     for start in range(0, size, step):
         length = min(step, size - start)
-        _fill(_part(grid, dim, start, length), codes.narrow(dim, start, length), out.narrow(dim, start, length))
+        _fill(grid.part(dim, start, length), codes.narrow(dim, start, length), out.narrow(dim, start, length))
 
 
-def _fill_row(grid: Uniform, group: int, codes: Tensor, out: Tensor) -> None:
-    """Decode one row, cut where groups end, or inside of one group."""
+def _fill_row(grid: Grid, run: int, codes: Tensor, out: Tensor) -> None:
+    """Decode one row, cut where runs end, or inside of one run."""
     start, row = 0, codes.shape[1]
     while start < row:
-        whole = (start + PIECE) // group * group  # the last end of a group that is near enough
-        aligned = whole > start and start % group == 0
-        stop = min(row, whole if aligned else min(start + PIECE, (start // group + 1) * group))
-        out[:, start:stop] = _groups(grid, start // group, -(-stop // group)).decode(codes[:, start:stop])
+        whole = (start + PIECE) // run * run  # the last end of a run that is near enough
+        aligned = whole > start and start % run == 0
+        stop = min(row, whole if aligned else min(start + PIECE, (start // run + 1) * run))
+        out[:, start:stop] = grid.part(1, start, stop - start).decode(codes[:, start:stop])
         start = stop
 
 
-def _groups(grid: Uniform, start: int, stop: int) -> Grid:
-    """The grid of some of the groups of its only row."""
-    return _each(grid, lambda field: field[:, start:stop])
-
-
-def _part(grid: Grid, dim: int, start: int, length: int) -> Grid:
-    """The grid of a slice along `dim`."""
-    along = 0 if isinstance(grid, Uniform) and grid.group_size is not None else getattr(grid, "axis", None)
-    return _each(grid, lambda field: field[start : start + length]) if along == dim else grid
-
-
-def _each(grid: Grid, cut: Callable[[Tensor], Tensor]) -> Grid:
-    """`grid` with those fields cut that say something of each of its units."""
-    shared = 1 if isinstance(grid, Codebook) else 0  # dimensions of `values` that belong to one unit
+def _each(grid: G, cut: Callable[[Tensor], Tensor]) -> G:
+    """`grid` with those fields cut that say something of each of its units; a list of values belongs to all."""
     fields: dict[str, Any] = {
         name: cut(value)
         for name, value in vars(grid).items()
-        if isinstance(value, Tensor) and value.dim() > (shared if name == "values" else 0)
+        if isinstance(value, Tensor) and value.dim() and name != "values"
     }
-    part: Grid = replace(grid, **fields)
-    return part
+    return replace(grid, **fields)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .grid import Codebook, Grid, Uniform
+from .grid import Codebook, Grid, Uniform, narrowest
 
 TABLE = 4096  # ranges up to this are looked up in a table
 
@@ -93,9 +93,7 @@ class Points:
 
     def grid(self, scale: Tensor, offset: Tensor | None = None, axis: int | None = None) -> Grid:
         """The grid on which these codes mean `level * scale + offset`."""
-        largest = max(-self.low, self.high)
-        kind = torch.int8 if largest < 128 else torch.int16 if largest < 1 << 15 else torch.int32
-        return Codebook(torch.tensor(self.values, dtype=kind), scale=scale, offset=offset, axis=axis)
+        return Codebook(narrowest(torch.tensor(self.values)), scale=scale, offset=offset, axis=axis)
 
 
 Levels = Integers | Points

@@ -17,6 +17,8 @@ from .fields import Within, check_names, check_value
 from .model import CompressedModel, Item, TensorSpec, gathered
 from .task import Task
 
+OURS = f"{__package__.rpartition('.')[0]}.methods."
+
 
 class TensorSource(Protocol):
     """A checkpoint that can be read tensor by tensor, as often as one likes."""
@@ -181,10 +183,20 @@ class Method(ABC):
         """The method's name, which is its file's name."""
         return type(self).__module__.rpartition(".")[2]
 
-    def model(self, source: TensorSource, pieces: Iterable[Item]) -> CompressedModel:
-        """The compressed model of what `compress` yields, with all else that belongs to `source`, and provenance."""
-        tensors, activations, findings = gathered(pieces)
-        fields = {key: value for key, value in asdict(self).items() if value not in (None, (), {})}
+    @property
+    def changed(self) -> dict[str, Any]:
+        """The fields that are not what they are by default."""
+        plain = type(self)()
+        return {key: value for key, value in asdict(self).items() if value != getattr(plain, key)}
+
+    def model(self, source: TensorSource, items: Iterable[Item]) -> CompressedModel:
+        """The compressed model of what `compress` yields, with all else that belongs to `source`, and provenance.
+
+        Of fields it has those that are not the defaults of this version of tersenet (`methods.settings` tells the
+        others); of a method from outside, whose defaults no version tells, it has all.
+        """
+        tensors, activations, findings = gathered(items)
+        ours = type(self).__module__.startswith(OURS)
         noted = {"notes": list(self.notes)} if self.notes else {}
         versions = {"tersenet": __version__, "torch": torch.__version__}
         return CompressedModel(
@@ -192,9 +204,10 @@ class Method(ABC):
             aliases=source.aliases,
             provenance={
                 "method": self.name,
-                "fields": fields,
+                "fields": self.changed if ours else asdict(self),
                 "versions": versions,
                 "input": source.digest(),
+                **({} if ours else {"outside": True}),
                 **noted,
                 **findings,
             },

@@ -51,8 +51,8 @@ def replacing_file(path: str | Path, *, overwrite: bool) -> Iterator[BinaryIO]:
     """A stream into a file beside `path`, which is synced and takes its name at the end, and is deleted on any
     exception. A replaced file keeps its mode.
 
-    **Raises** `OutputError` as `check_output` does, if the system refuses to write (full disk), and without `overwrite` if
-    somebody else was there first. An exception of the body that has another cause passes through as it is.
+    **Raises** `OutputError` as `check_output` does, if the system refuses to write (full disk), and without `overwrite`
+    if somebody else was there first. An exception of the body that has another cause passes through as it is.
     """
     target = check_output(path, overwrite=overwrite)
     if target.is_dir():

@@ -8,12 +8,11 @@ from torch import Tensor
 
 from ..core.model import CompressedModel, KeptTensor
 from ..errors import OutputError
+from .grids import kind_of
 from .prefixes import original_names
 from .reader import stored_batch_norm
 from .safe import NAMES, Specs
-from .terse import KINDS, described
-
-KINDS_BY_TYPE = {grid: kind for kind, grid in KINDS.items()}
+from .terse import described
 
 
 def as_codes(model: CompressedModel) -> tuple[Specs, Callable[[str], Tensor], dict[str, str]]:
@@ -33,7 +32,7 @@ def as_codes(model: CompressedModel) -> tuple[Specs, Callable[[str], Tensor], di
         specs[name], facts[name] = (stored.dtype, stored.shape), {"dtype": NAMES.get(entry.dtype)}
         if isinstance(entry, KeptTensor):
             continue
-        facts[name]["kind"] = KINDS_BY_TYPE[type(entry.grid)]
+        facts[name]["kind"] = kind_of(entry.grid)
         for key, value in vars(entry.grid).items():
             if isinstance(value, Tensor):
                 grids[f"{name}:{key}"] = value

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import SizeLimitError, UsageError
-from .records import Index
+from .layout import Index
 
 FREE_OUTPUT = 1 << 28  # decoded bytes every file may have
 MAX_GROWTH = 250  # decoded bytes per byte of file beyond that

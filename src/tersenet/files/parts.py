@@ -55,10 +55,11 @@ def recover(target: Path) -> None:
 
 
 def place(part: Path, target: Path, *, overwrite: bool) -> None:
-    """Rename `part` to `target`; with `overwrite` in the place of what is there. **Raises** `FileExistsError`, `OSError`.
+    """Rename `part` to `target`; with `overwrite` in the place of what is there.
 
-    A folder that is replaced is deleted. Without `overwrite`, of two processes one gets the name: by `renameat2`, or where
-    that is not offered by creating an empty target first (a kill between the two calls leaves it).
+    **Raises** `FileExistsError`, `OSError`. A folder that is replaced is deleted. Without `overwrite`, of two processes
+    one gets the name: by `renameat2`, or where that is not offered by creating an empty target first (a kill between
+    the two calls leaves it).
     """
     if not overwrite:
         _rename_new(part, target)

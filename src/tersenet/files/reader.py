@@ -6,12 +6,12 @@ from typing import Any, BinaryIO, TypeVar
 
 import xxhash
 
-from ..codec import CodecError, Stream, inflate, stated_size
+from ..codec import CodecError, inflate, stated_size
 from ..errors import ChecksumError, FormatError, VersionError
+from .grids import GRIDS, Arrays, check_codes, check_fields, ends_of
 from .layout import (
     ACTIVATIONS,
     ALIGN,
-    CODE_TYPES,
     END,
     HASH,
     HEADER,
@@ -19,12 +19,13 @@ from .layout import (
     PREFIX,
     TRAILER,
     VERSION,
-    ZSTD_BYTES,
-    Record,
+    Index,
+    parse_activations,
+    parse_index,
 )
 from .limits import Limit
-from .records import Index, parse_activations, parse_index
-from .strict import check_bools, check_codes, check_fields, parse_json
+from .records import ZSTD_BYTES, Array, Encoded, Record
+from .strict import check_bools, parse_json
 from .writer import header, prefix
 
 HELD = 1 << 24  # bytes of sections that are kept in memory
@@ -134,22 +135,44 @@ class Reader:
         if turn < len(data) and (turn, used) != (len(data) - 1, data[turn][1]):
             raise FormatError(self._says("has data in its sections that belongs to nothing"))
 
-    def decoded(self, record: Record, decode: Callable[[Stream, tuple[int, ...], str], T]) -> tuple[list[bytes], T]:
-        """The grid's fields of a quantised tensor, in the order of the record, and what `decode` makes of its codes."""
-        data = self._bytes(record.name, record.size)
-        parts, at = [], 0
-        for length in (*(part.size for part in record.fields.values()), record.params, *record.chunks):
-            parts.append(data[at : at + length])
-            at += length
-        count = len(record.fields)
-        fields, params, chunks = parts[:count], parts[count], tuple(parts[count + 1 :])
-        stream = Stream(record.coder, params, chunks, record.chunk_symbols, record.count)
-        self._right(record, lambda: check_fields(record, fields))
-        return fields, self._right(record, lambda: decode(stream, record.matrix, CODE_TYPES[record.code_type]))
+    def quantised(self, record: Record, use: Callable[[Arrays, list[Encoded]], T]) -> T:
+        """What `use` makes of a quantised tensor's fields, which are right, and its arrays of codes."""
+        return self._right(record, lambda: use(*self._parts(record)))
 
-    def check_codes(self, record: Record, fields: list[bytes], ends: tuple[int, int] | None) -> None:
-        """**Raises** `FormatError` if codes with these `ends` do not belong to a grid with these `fields`."""
-        self._right(record, lambda: check_codes(record, fields, ends))
+    def _parts(self, record: Record) -> tuple[Arrays, list[Encoded]]:
+        data = self._bytes(record.name, record.size)
+        pieces, at = [], 0
+        for part in (*record.fields.values(), *record.codes):
+            pieces.append(data[at : at + part.size])
+            at += part.size
+        count = len(record.fields)
+        fields = {
+            name: part.array(piece) for (name, part), piece in zip(record.fields.items(), pieces[:count], strict=True)
+        }
+        check_fields(record, fields)
+        return fields, [Encoded(part, piece) for part, piece in zip(record.codes, pieces[count:], strict=True)]
+
+    def codes(self, record: Record) -> tuple[Arrays, Array]:
+        """Fields and codes of a quantised tensor, which go together."""
+
+        def decode(fields: Arrays, arrays: list[Encoded]) -> tuple[Arrays, Array]:
+            found = [array.array() for array in arrays]
+            check_codes(record, fields, lambda number: ends_of(found[number]))
+            return fields, GRIDS[record.grid].join(record, fields, found)
+
+        return self.quantised(record, decode)
+
+    def check(self, record: Record) -> None:
+        """Decode a tensor, a chunk at a time. **Raises** `FormatError` if it is not what it must be."""
+
+        def decode(fields: Arrays, arrays: list[Encoded]) -> None:
+            ends = [array.extremes() for array in arrays]
+            check_codes(record, fields, ends.__getitem__)
+
+        if record.grid:
+            self.quantised(record, decode)
+        else:
+            self.kept(record)
 
     def kept(self, record: Record) -> bytes:
         """The stored bytes of a kept tensor (one element for a constant one), decompressed."""
@@ -157,7 +180,7 @@ class Reader:
         if record.storage == ZSTD_BYTES:
             data = self._right(record, lambda: inflate(data, record.kept_size))
         if record.stored == "bool":
-            self._right(record, lambda: check_bools(record, data))
+            self._right(record, lambda: check_bools(record.name, data))
         return data
 
     def file(self, name: str) -> bytes:

@@ -1,19 +1,13 @@
-"""JSON of which two readers cannot think differently, and stored numbers that mean what they say. Without torch."""
+"""JSON of which two readers cannot think differently, and values in it that are what they must be. Without torch."""
 
 import json
+from collections.abc import Collection
+from math import prod
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
-from .layout import Record
-
 MAX_DEPTH = 64
-KINDS = {
-    "f64": "<f8", "f32": "<f4", "f16": "<f2", "bf16": "<u2", "i64": "<i8", "i32": "<i4", "i16": "<i2", "i8": "i1",
-    "u64": "<u8", "u32": "<u4", "u16": "<u2", "u8": "u1",
-}  # fmt: skip
-INT32 = np.iinfo(np.int32)
+MAX_SIZE = 1 << 48  # elements of a tensor, bytes of a section
+MAX_DIMENSIONS = 32
 
 
 def parse_json(raw: bytes) -> Any:
@@ -55,42 +49,41 @@ def _finite(text: str) -> float:
     return number
 
 
-def check_fields(record: Record, parts: list[bytes]) -> None:
-    """**Raises** `ValueError` unless fields are finite in fp32, scales are not 0, and zero points fit 32 bits."""
-    for (name, field), data in zip(record.fields.items(), parts, strict=True):
-        values = _numbers(data, field.dtype)
-        if name == "zero_point":
-            right = not values.size or (INT32.min <= int(values.min()) and int(values.max()) <= INT32.max)
-        else:
-            if field.dtype == "f64":
-                with np.errstate(over="ignore"):
-                    values = values.astype(np.float32)
-            right = bool(np.isfinite(values).all()) and (name != "scale" or bool(values.all()))
-        if not right:
-            raise ValueError(f"{record.name}: {name} has entries that are 0, not finite or too large")
+def check_bools(name: str, data: bytes) -> None:
+    """**Raises** `ValueError` if truth values have a byte other than 0 and 1."""
+    if data and max(data) > 1:
+        raise ValueError(f"{name}: a bool that is {max(data)}")
 
 
-def check_codes(record: Record, parts: list[bytes], ends: tuple[int, int] | None) -> None:
-    """**Raises** `ValueError` unless codes between these `ends` are levels of the codebook, and stay 32-bit integers
-    when zero points are subtracted."""
-    if ends is None:
-        return
-    low, high = ends
-    if record.grid == "codebook" and not 0 <= low <= high < record.fields["values"].shape[-1]:
-        raise ValueError(f"{record.name}: codes from {low} to {high} outside its codebook")
-    if "zero_point" in record.fields:
-        place = list(record.fields).index("zero_point")
-        zero = _numbers(parts[place], record.fields["zero_point"].dtype)
-        if low - int(zero.max()) < INT32.min or high - int(zero.min()) > INT32.max:
-            raise ValueError(f"{record.name}: codes from {low} to {high} leave 32 bits with their zero points")
+def need(condition: bool, problem: str) -> None:
+    """**Raises** `ValueError` with the `problem` unless the condition holds."""
+    if not condition:
+        raise ValueError(problem)
 
 
-def check_bools(record: Record, data: bytes) -> None:
-    """**Raises** `ValueError` if a kept tensor of truth values has a byte other than 0 and 1."""
-    if record.stored == "bool" and data and max(data) > 1:
-        raise ValueError(f"{record.name}: a bool that is {max(data)}")
+def list_of(value: Any, what: str) -> list[Any]:
+    """A list. **Raises** `ValueError`."""
+    need(isinstance(value, list), f"{what} is no list")
+    return list(value)
 
 
-def _numbers(data: bytes, dtype: str) -> npt.NDArray[Any]:
-    values: npt.NDArray[Any] = np.frombuffer(data, KINDS[dtype])
-    return (values.astype(np.uint32) << 16).view(np.float32) if dtype == "bf16" else values
+def integer(value: Any, least: int, what: str, most: int = MAX_SIZE) -> int:
+    """An integer from `least` to `most`. **Raises** `ValueError`."""
+    right = isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
+    need(right, f"{what}: {value!r} is out of range")
+    return int(value)
+
+
+def shape_of(value: Any, what: str) -> tuple[int, ...]:
+    """A shape. **Raises** `ValueError`."""
+    shape = tuple(integer(size, 0, what) for size in list_of(value, what))
+    if len(shape) > MAX_DIMENSIONS or prod(size or 1 for size in shape) > MAX_SIZE:
+        raise ValueError(f"{what}: a shape of {len(shape)} dimensions with too many elements")
+    return shape
+
+
+def one_of(value: Any, names: Collection[str], what: str) -> str:
+    """A text that is one of `names`. **Raises** `ValueError`."""
+    if not (isinstance(value, str) and value in names):
+        raise ValueError(f"{what}: {value!r} is none of {', '.join(names)}")
+    return value

@@ -6,8 +6,10 @@ from typing import Any
 
 from .. import codec
 from .boundary import reading
-from .layout import ACTIVATIONS, HASH, HEADER, PREFIX, TRAILER, VERSION, Record
+from .grids import GRIDS
+from .layout import ACTIVATIONS, HASH, HEADER, PREFIX, TRAILER, VERSION, entry_of
 from .reader import Reader
+from .records import Record
 from .writer import canonical
 
 
@@ -58,12 +60,6 @@ class Summary:
         weights = sum(row.weights for row in quantised)
         return 8 * sum(row.bytes + row.index_bytes for row in quantised) / weights if weights else 0.0
 
-    @property
-    def side_information(self) -> float:
-        """Bytes of everything but codes and kept tensors."""
-        quantised = [row for row in self.rows if row.grid]
-        return sum(self.overhead.values()) + sum(row.grid_bytes + row.table_bytes for row in quantised)
-
 
 def summarize(path: str | Path, *, max_output: int | None = None) -> Summary:
     """The contents of a file. **Raises** `FormatError` if it is damaged or foreign."""
@@ -81,10 +77,7 @@ def verify(path: str | Path, *, max_output: int | None = None) -> Summary:
         reader.check_all()
     for record in reader.index.records.values():
         with reading(path, f"tensor {record.name!r}"):
-            if record.grid:
-                reader.check_codes(record, *reader.decoded(record, codec.extremes))
-            else:
-                reader.kept(record)
+            reader.check(record)
     for name in reader.index.files:
         with reading(path, f"attachment {name!r}"):
             reader.file(name)
@@ -94,7 +87,7 @@ def verify(path: str | Path, *, max_output: int | None = None) -> Summary:
 
 def _summary(reader: Reader) -> Summary:
     records = list(reader.index.records.values())
-    texts = [len(canonical({"": record.to_json()})) - 5 for record in records]
+    texts = [len(canonical({"": entry_of(record)})) - 5 for record in records]
     share = reader.index_size / max(1, sum(texts) + len(canonical(reader.index.about)))
     rows = [_row(record, text * share) for record, text in zip(records, texts, strict=True)]
     files = sum(size for size, _ in reader.index.files.values())
@@ -126,13 +119,10 @@ def _levels(scale: float, numbers: list[int], plain: bool) -> str:
 
 
 def _row(record: Record, index_bytes: float) -> Row:
-    grid = record.grid
-    if grid:
-        scale = record.fields.get("scale") or record.fields.get("values")
-        per = f"axis {record.scalars['axis']}" if "axis" in record.scalars else ""
-        per = f"groups of {record.scalars['group_size']}" if "group_size" in record.scalars else per or "tensor"
-        grid = f"{grid}, {scale.dtype} per {per}" if scale else f"{grid}, times 2^{record.scalars['exponent']}"
-    coder = codec.CODER_NAMES.get(record.coder, "?") if grid else ("raw", "zstd", "constant")[record.storage]
+    grid, coder = "", ("raw", "zstd", "constant")[record.storage]
+    if record.grid:
+        grid = f"{record.grid}, {GRIDS[record.grid].describe(record)}"
+        coder = ", ".join(dict.fromkeys(codec.coder_name(part.coder) for part in record.codes))
     return Row(
         record.name,
         record.shape,
@@ -142,7 +132,7 @@ def _row(record: Record, index_bytes: float) -> Row:
         record.count,
         record.size,
         record.grid_size,
-        record.params,
+        sum(part.params for part in record.codes),
         index_bytes,
         record.reason and f"{record.reason}, kept as {record.stored}",
     )

@@ -10,17 +10,18 @@ import torch
 from torch import Tensor
 
 from .. import codec
+from ..core import grid as core_grids
 from ..core.activation import Activation
 from ..core.fields import check_names, check_value
-from ..core.grid import Codebook, FixedPoint, Grid, Uniform
 from ..core.levels import Integers, Points
 from ..core.model import CompressedModel, Entry, Item, KeptTensor, ProvenanceNote, QTensor, TensorSpec
 from ..errors import UsageError
 from .atomic import replacing_file
 from .boundary import reading
-from .layout import CONSTANT_BYTES, GRIDS, RAW_BYTES, ZSTD_BYTES, Field, Record
+from .grids import GRIDS, check_codes, check_fields, ends_of, kind_of
 from .reader import Reader, stored_batch_norm
-from .strict import check_bools, check_codes, check_fields
+from .records import CONSTANT_BYTES, RAW_BYTES, ZSTD_BYTES, Array, Coded, Field, Record
+from .strict import check_bools, one_of
 from .writer import Writer, compress, writing
 
 Effort = Literal["fast", "best"]
@@ -40,11 +41,10 @@ DTYPES = {
     "u8": torch.uint8, "bool": torch.bool, "c64": torch.complex64, "c128": torch.complex128,
 }  # fmt: skip
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
-KINDS: dict[str, type[Grid]] = {"uniform": Uniform, "codebook": Codebook, "fixed": FixedPoint}
 
 
 def check_writing(writing: Writing) -> None:
-    """**Raises** `UsageError` for other names than those of `Writing`, and for an effort that the coder does not have."""
+    """**Raises** `UsageError` for other names than those of `Writing`, and for an effort that there is not."""
     check_names("writing a file has no option", writing, Writing.__annotations__)
     check_value("effort", Effort, writing.get("effort", "fast"))
 
@@ -180,30 +180,34 @@ def described(piece: Activation) -> list[Any]:
 
 
 def _quantised(name: str, entry: QTensor, effort: str) -> tuple[Record, list[bytes]]:
-    codes = entry.codes.contiguous().numpy()
-    matrix = codes.reshape(len(codes), -1) if codes.ndim > 1 and codes.size else codes
-    encoded = codec.encode(matrix, effort=effort)
-    kind = next(kind for kind, grid in KINDS.items() if isinstance(entry.grid, grid))
-    members: dict[str, Any] = {key: value for key, value in vars(entry.grid).items() if value is not None}
-    parts = {key: _bytes(members[key]) for key in GRIDS[kind] if key in members}
-    record = Record(
-        name,
-        tuple(entry.shape),
-        NAMES[entry.dtype],
-        kind,
-        {key: value for key, value in members.items() if key not in parts},
-        {key: Field(NAMES[members[key].dtype], tuple(members[key].shape)) for key in parts},
-        NAMES[entry.codes.dtype],
-        encoded.coder,
-        len(encoded.params),
-        tuple(map(len, encoded.chunks)),
-        encoded.chunk_symbols,
-    )
-    fields = list(parts.values())
+    kind = kind_of(entry.grid)
+    row, members = GRIDS[kind], {key: value for key, value in vars(entry.grid).items() if value is not None}
+    tensors: dict[str, Tensor] = {key: members.pop(key) for key in row.fields if key in members}
+    fields: dict[str, Field | Coded] = {}
+    parts: list[bytes] = []
     with writing(name):
-        check_fields(record, fields)
-        check_codes(record, fields, _ends(record, entry.codes))
-    return record, [*fields, encoded.params, *encoded.chunks]
+        for key, tensor in tensors.items():
+            fields[key] = Field(one_of(NAMES[tensor.dtype], row.fields[key].dtypes, key), tuple(tensor.shape))
+        arrays = {key: part.array(_bytes(tensors[key])) for key, part in fields.items()}
+        split = row.split(entry.codes.contiguous().numpy(), arrays, members)
+    for key, array in arrays.items():
+        if row.fields[key].coded:
+            fields[key] = _coded(array, effort, parts)
+        else:
+            parts.append(array.tobytes())
+    codes = tuple(_coded(array, effort, parts) for array in split)
+    record = Record(name, tuple(entry.shape), NAMES[entry.dtype], kind, members, fields, codes)
+    with writing(name):
+        check_fields(record, arrays)
+        check_codes(record, arrays, lambda number: ends_of(split[number]))
+    return record, parts
+
+
+def _coded(array: Array, effort: str, parts: list[bytes]) -> Coded:
+    """What the index says of an array of integers, whose bytes are appended to `parts`."""
+    stream = codec.encode(array, effort=effort)
+    parts += [stream.params, *stream.chunks]
+    return Coded.of(stream, array.shape, f"{array.dtype.kind}{8 * array.itemsize}")
 
 
 def _kept(name: str, entry: KeptTensor) -> tuple[Record, list[bytes]]:
@@ -225,19 +229,17 @@ def _kept(name: str, entry: KeptTensor) -> tuple[Record, list[bytes]]:
     )
     if entry.tensor.dtype == torch.bool:
         with writing(name):
-            check_bools(record, _bytes(entry.tensor))
+            check_bools(name, _bytes(entry.tensor))
     return record, [data]
 
 
 def _read_quantised(reader: Reader, record: Record) -> QTensor:
-    parts, found = reader.decoded(record, codec.decode)
-    codes = torch.from_numpy(found).reshape(record.shape)
-    reader.check_codes(record, parts, _ends(record, codes))
+    fields, codes = reader.codes(record)
     members: dict[str, Any] = {
-        name: _tensor(data, part.dtype, part.shape)
-        for (name, part), data in zip(record.fields.items(), parts, strict=True)
+        name: _tensor(array.tobytes(), record.fields[name].dtype, array.shape) for name, array in fields.items()
     }
-    return QTensor(codes, KINDS[record.grid](**members | record.scalars), DTYPES[record.dtype])
+    grid = getattr(core_grids, GRIDS[record.grid].grid)(**members, **record.integers)
+    return QTensor(torch.from_numpy(codes), grid, DTYPES[record.dtype])
 
 
 def _read_kept(reader: Reader, record: Record) -> KeptTensor:
@@ -246,12 +248,6 @@ def _read_kept(reader: Reader, record: Record) -> KeptTensor:
     if one:
         tensor = tensor.repeat(record.count)
     return KeptTensor(tensor.reshape(record.shape), DTYPES[record.dtype], record.reason)
-
-
-def _ends(record: Record, codes: Tensor) -> tuple[int, int] | None:
-    """The lowest and the highest code, if there are codes and not every integer is right for the grid."""
-    limited = record.grid == "codebook" or "zero_point" in record.fields
-    return (int(codes.min()), int(codes.max())) if limited and codes.numel() else None
 
 
 def _bytes(tensor: Tensor) -> bytes:

@@ -10,8 +10,22 @@ import xxhash
 import zstandard
 
 from ..errors import OutputError
-from .layout import ACTIVATIONS, ALIGN, CLOSE_SECTION, END, HASH, HEADER, MAGIC, PREFIX, TRAILER, VERSION, Record
-from .records import parse_activations, parse_index
+from .layout import (
+    ACTIVATIONS,
+    ALIGN,
+    CLOSE_SECTION,
+    END,
+    HASH,
+    HEADER,
+    MAGIC,
+    PREFIX,
+    TRAILER,
+    VERSION,
+    entry_of,
+    parse_activations,
+    parse_index,
+)
+from .records import Record
 from .strict import parse_json
 
 
@@ -62,7 +76,7 @@ class Writer:
         self._close_section()
         index: dict[str, Any] = {
             "sections": self._sections,
-            "tensors": [record.to_json() for record in self._records],
+            "tensors": [entry_of(record) for record in self._records],
             **({"files": self._files} if self._files else {}),
             **{key: value for key, value in about.items() if value},
         }

@@ -10,16 +10,19 @@ import importlib
 import importlib.metadata
 import importlib.util
 import sys
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
 from ._facts import MethodFacts, facts_of_class, facts_of_source
+from ._settings import Setting, Settings, settings_of
 
 if TYPE_CHECKING:
     from ..core.method import Method
 
+__all__ = ["DEFAULT_METHOD", "GROUP", "MethodFacts", "Setting", "Settings", "facts", "get", "names", "settings"]
 GROUP = "tersenet.methods"
 DEFAULT_METHOD = "vlcq"
 _FOLDER = Path(__file__).parent
@@ -46,6 +49,18 @@ def get(name: str) -> type["Method"]:
 def facts(name: str) -> MethodFacts:
     """The facts of a method; those of ours are read from the source without importing it."""
     return facts_of_source(name, _ours()[name]) if name in _ours() else facts_of_class(get(name))
+
+
+def settings(provenance: Mapping[str, Any]) -> Settings:
+    """The fields of the method that made a file with this provenance: first those that it stores, then, where this is
+    the version that wrote it, the defaults of the others. Nothing that a file names is imported.
+
+    >>> settings({"method": "rtn", "fields": {"bits": 3}, "versions": {"tersenet": "0.0.1"}})
+    Settings(fields=(Setting(name='bits', value=3, default_of=None),), others_of='0.0.1')
+    """
+    method, ours = provenance.get("method"), _ours()
+    known = ours.get(method) if isinstance(method, str) and "outside" not in provenance else None
+    return settings_of(provenance, None if known is None else facts_of_source(str(method), known))
 
 
 def _ours() -> dict[str, Path]:

@@ -1,6 +1,8 @@
 """The samples that a method may look at before it is judged on others."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import nn
@@ -38,12 +40,19 @@ def with_loss(module: nn.Module, batches: list[Batch]) -> list[Batch]:
     return found
 
 
-def mean_loss(module: nn.Module, batches: list[Batch]) -> float:
-    """The mean loss over all samples (or labels that count)."""
+def mean_loss(
+    module: nn.Module, batches: Sequence[Batch], see: Callable[[Batch, Any], None] = lambda batch, raw: None
+) -> float:
+    """The mean loss over all samples (or labels that count); `see` is shown what the network returns for each batch.
+
+    **Raises** `InputError` if no label counts.
+    """
     total = count = 0.0
     with torch.no_grad():
         for batch in batches:
-            loss, weight = batch.loss(batch.run(module))
+            raw = batch.run(module)
+            see(batch, raw)
+            loss, weight = batch.loss(raw)
             total, count = total + float(loss) * weight, count + weight
     if not count:
         raise InputError("no label of these batches counts: all of them are -100")

@@ -10,6 +10,7 @@ from ..core.activation import Activation
 from ..core.levels import Levels
 from .project import SMALLEST, project_clipped, some_of, stored_scale
 from .quantizer import ParamGroup
+from .weight import least_squares_clip
 
 Range = Literal["lsq", "rcf", "pact", "minmax", "ema", "percentile", "mse"]
 LEARNED = ("lsq", "rcf", "pact")
@@ -50,19 +51,9 @@ class Observer:
         elif kind == "percentile":
             magnitude = float(values.abs().sort().values[int(PERCENTILE * (values.numel() - 1))])
         else:
-            magnitude = _least_squares(values, largest, levels)
+            top = torch.tensor([largest], dtype=torch.float64)
+            magnitude = float(least_squares_clip(values.unsqueeze(0), levels, top, CANDIDATES))
         return magnitude if magnitude > 0 else 1.0
-
-
-def _least_squares(values: Tensor, largest: float, levels: Levels) -> float:
-    """The clip with the smallest squared error among 80 fractions of the largest value."""
-
-    def error(clip: float) -> float:
-        scale = clip / levels.high
-        return float((levels.nearest(values / scale) * scale - values).square().sum())
-
-    candidates = [largest * i / CANDIDATES for i in range(1, CANDIDATES + 1)] if largest > 0 else [1.0]
-    return min(candidates, key=error)
 
 
 class InputQuantizer(nn.Module):

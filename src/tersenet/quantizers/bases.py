@@ -10,9 +10,8 @@ from torch import Tensor
 
 from ..core.levels import Integers, Levels
 from ..errors import UsageError
-from .estimators import clipped
 from .powers import additive_magnitudes, power_magnitudes, with_signs, without_signs
-from .project import Rule
+from .project import Rule, clipped
 from .quantizer import Quantizer
 from .weight import LearnedScale, Oscillation, least_squares_clip, over_units
 
@@ -82,7 +81,7 @@ def learned_clip(
     rows = over_units(weight.float(), axis)
     deviation = rows.std(1, unbiased=False, keepdim=True).clamp(min=1e-12)
     rows = (rows - rows.mean(1, keepdim=True)) / deviation
-    clip = least_squares_clip(rows, levels) if first == "mse" else torch.full((len(rows),), FIRST_CLIP)
+    clip = least_squares_clip(rows, levels).float() if first == "mse" else torch.full((len(rows),), FIRST_CLIP)
     made = LearnedScale(
         weight, levels, rule, axis=axis, normalise="absorbed" if normed else "restored",
         parameter=clip.to(weight.device), per=float(levels.high), oscillation=oscillation,

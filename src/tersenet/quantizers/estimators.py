@@ -11,17 +11,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from .project import Rounding, Rule
+from .project import Rounding, Rule, clipped
 
 
 def ste(g: Tensor, at: Rounding) -> Tensor:
     """Straight-through: `g` everywhere (Bengio et al. 2013)."""
     return g
-
-
-def clipped(g: Tensor, at: Rounding) -> Tensor:
-    """Clipped straight-through: `g` inside the range of the levels, 0 outside."""
-    return g * at.inside
 
 
 def ewgs(g: Tensor, at: Rounding, delta: float = 0.2) -> Tensor:
@@ -121,12 +116,6 @@ def reste(g: Tensor, at: Rounding, o_max: float = 3.0) -> Tensor:
     size = at.x.abs()
     slope = torch.where(size > 0.1, size.clamp(min=0.1) ** ((1 - o) / o) / o, 0.1 ** (1 / o) / 0.1)
     return g * torch.where(size <= 1.5, slope, torch.zeros_like(slope))
-
-
-def dorefa(weight: Tensor) -> Tensor:
-    """DoReFa's transform of a weight before rounding: `tanh(w) / (2 max|tanh(w)|) + 1/2`, in [0, 1]."""
-    squashed = torch.tanh(weight)
-    return squashed / (2 * squashed.abs().max()) + 0.5
 
 
 Estimator = Literal["ste", "clipped", "ewgs", "qea", "qea-project", "dsq", "stacked-sigmoid"]

@@ -42,6 +42,11 @@ Rule = Callable[[Tensor, Rounding], Tensor]
 """(gradient of the output, what was rounded) -> gradient of the input, both for `scale * q`."""
 
 
+def clipped(g: Tensor, at: Rounding) -> Tensor:
+    """Clipped straight-through: `g` inside the range of the levels, 0 outside."""
+    return g * at.inside
+
+
 class _Project(torch.autograd.Function):
     """`scale * nearest(values / scale)`; backward: `rule` for the values, and for the scale
     `sum(g * (q - x))` inside the range, `sum(g * q)` outside (LSQ; the same as RCF's)."""
@@ -134,13 +139,9 @@ def project_clipped(values: Tensor, scale: Tensor, levels: Levels, pact: bool = 
     and nothing elsewhere.
     """
     if torch.compiler.is_compiling() and not pact:
-        return project(values, scale, levels, _clipped, torch.zeros(()), torch.zeros(()))
+        return project(values, scale, levels, clipped, torch.zeros(()), torch.zeros(()))
     result: Tensor = _ProjectClipped.apply(values, scale, levels, pact)  # type: ignore[no-untyped-call]
     return result
-
-
-def _clipped(g: Tensor, at: Rounding) -> Tensor:
-    return g * at.inside
 
 
 def stored_scale(parameter: Tensor, per: float, factor: float, fp16: bool = True, by: Tensor | None = None) -> Tensor:

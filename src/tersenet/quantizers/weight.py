@@ -27,19 +27,20 @@ def over_units(weight: Tensor, axis: int | None) -> Tensor:
     return weight.reshape(1, -1) if axis is None else weight.transpose(0, axis).flatten(1)
 
 
-def least_squares_clip(rows: Tensor, levels: Levels) -> Tensor:
-    """The clip of each row that makes `sum((w - Q(w))^2)` smallest among 64 fractions of its largest magnitude.
+def least_squares_clip(rows: Tensor, levels: Levels, top: Tensor | None = None, candidates: int = CANDIDATES) -> Tensor:
+    """The clip of each row that makes `sum((w - Q(w))^2)` smallest among fractions of `top`, by default of its largest
+    magnitude.
 
-    **Shapes**: `[units, weights]` -> `[units]`; rows of zeros get 1.
+    **Shapes**: `[units, weights]`, `[units]` -> `[units]` in fp64; where `top` is 0 it is 1.
     """
-    top = rows.abs().amax(1)
-    best, least = top.clone(), torch.full_like(top, torch.inf)
-    for i in range(1, CANDIDATES + 1):
-        clip = (top * i / CANDIDATES).clamp(min=1e-30).unsqueeze(1)
-        scale = clip / levels.high
+    top = (rows.abs().amax(1) if top is None else top).double()
+    best, least = top, torch.full_like(top, torch.inf)
+    for i in range(1, candidates + 1):
+        clip = (top * i / candidates).clamp(min=1e-30)
+        scale = (clip / levels.high).to(rows.dtype).unsqueeze(1)
         error = (levels.nearest(rows / scale) * scale - rows).square().sum(1)
         better = error < least
-        best, least = torch.where(better, clip.squeeze(1), best), torch.where(better, error, least)
+        best, least = torch.where(better, clip, best), torch.where(better, error, least)
     return torch.where(top > 0, best, torch.ones_like(best))
 
 

@@ -4,17 +4,17 @@ A ratio by value bits alone is nowhere here: indices, tags and pointers are coun
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from .. import codec
-from ..codec import Stream
 from ..files.boundary import reading
-from ..files.layout import Record
+from ..files.grids import GRIDS, Arrays
 from ..files.reader import Reader
+from ..files.records import Array, Encoded, Record
 
 CountsByWidth = Mapping[int, int]
 GAPS = range(2, 13)  # bits of a relative index that are tried
@@ -37,11 +37,6 @@ class Storage:
     dense: int
     file: int
 
-    @property
-    def smallest(self) -> str:
-        """The name of the format with the fewest bytes."""
-        return min(("csr", "relative", "bitmap", "dense", "file"), key=lambda name: int(getattr(self, name)))
-
 
 def storage(path: str | Path, *, max_output: int | None = None) -> Storage:
     """The accounting of a `.terse` file.
@@ -59,8 +54,8 @@ def storage(path: str | Path, *, max_output: int | None = None) -> Storage:
         beside += record.grid_size if record.grid else record.size
         if record.grid and record.count:
             with reading(path, f"tensor {name!r}"):
-                codes = reader.decoded(record, _survey)[1]
-                tensors.append((record, codes, _recorded(reader, record) or _counts(record, codes)))
+                codes, counts = reader.quantised(record, partial(_look, record))
+                tensors.append((record, codes, _recorded(reader, record) or counts))
     tags = tag_bits({bits for _, _, counts in tensors for bits in counts})
     each = [_bits(record, codes, counts, tags) for record, codes, counts in tensors]
     csr, relative, bitmap, dense = (beside + -(-sum(bits[i] for bits in each) // 8) for i in range(4))
@@ -82,19 +77,25 @@ class _Codes:
     """Of the codes of a tensor: the extremes, how many are not 0, and for every relative index of `GAPS` bits how many
     zeros have to be stored, because the gap before a non-zero is too long for it."""
 
-    low: int
-    high: int
+    ends: tuple[int, int]
     nonzeros: int
     bridges: tuple[int, ...]
 
 
-def _survey(stream: Stream, shape: tuple[int, ...], kind: str) -> _Codes:
-    """What there is to say about codes, a chunk at a time."""
+def _look(record: Record, fields: Arrays, arrays: list[Encoded]) -> tuple[_Codes, CountsByWidth]:
+    """What there is to say about the codes of a tensor, and its non-zeros by width."""
+    row = GRIDS[record.grid]
+    codes = _survey(row.weights(record, fields, arrays))
+    return codes, row.widths(record, fields, codes.ends, codes.nonzeros)
+
+
+def _survey(pieces: Iterable[Array]) -> _Codes:
+    """What there is to say about codes, a piece at a time."""
     ends: list[int] = []
     frequency = np.zeros(SHORT, np.int64)  # of gaps by length
     bridges = np.zeros(len(GAPS), np.int64)
     at, last, nonzeros = 0, -1, 0
-    for part in codec.pieces(stream, shape, kind):
+    for part in pieces:
         ends += [int(part.min()), int(part.max())]
         count = int(np.count_nonzero(part))
         places = np.arange(1) if count == len(part) else np.flatnonzero(part)
@@ -107,7 +108,8 @@ def _survey(stream: Stream, shape: tuple[int, ...], kind: str) -> _Codes:
         at, nonzeros = at + len(part), nonzeros + count
     lengths = np.arange(SHORT)
     short = [int((frequency * (lengths >> bits)).sum()) for bits in GAPS]
-    return _Codes(min(ends), max(ends), nonzeros, tuple(int(a + b) for a, b in zip(bridges, short, strict=True)))
+    both = tuple(int(a + b) for a, b in zip(bridges, short, strict=True))
+    return _Codes((min(ends), max(ends)), nonzeros, both)
 
 
 def _recorded(reader: Reader, record: Record) -> dict[int, int]:
@@ -122,13 +124,6 @@ def _recorded(reader: Reader, record: Record) -> dict[int, int]:
     if not right or sum(counts.values()) > record.count:
         raise ValueError("the recorded numbers of its non-zeros cannot be true")
     return {int(bits): count for bits, count in counts.items()}
-
-
-def _counts(record: Record, codes: _Codes) -> dict[int, int]:
-    low, high = codes.low, codes.high
-    if record.grid == "codebook" or "zero_point" in record.fields or "offset" in record.fields:
-        return {max(1, (high - low).bit_length()): record.count}  # code 0 is a value like the others
-    return {max(high, -low - 1, 1).bit_length() + 1: codes.nonzeros} if codes.nonzeros else {}
 
 
 def _bits(record: Record, codes: _Codes, counts: CountsByWidth, tags: int) -> tuple[int, int, int, int]:

@@ -11,8 +11,8 @@ from .trials import Trial
 @dataclass(frozen=True)
 class Outcome:
     """What a search found: the best trial, all trials, why it ended ("finished", "out of time", "interrupted"), the
-    best file's model, the drop on the test split in points, how many looks this search has taken at the test split, and what the original
-    network scores on validation and on test (None without labels)."""
+    model of the best file, the drop on the test split in points, how many looks this search has taken at the test
+    split, and what the original network scores on validation and on test (None without labels)."""
 
     best: Trial
     target: Target

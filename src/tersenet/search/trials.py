@@ -4,7 +4,7 @@ import json
 import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, astuple, dataclass, fields
+from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +39,7 @@ class Trial:
 
 def key_of(method: Method, start: str = "") -> str:
     """What tells trials apart: the method, its fields that are not defaults, and what a training starts from."""
-    plain = type(method)()
-    changed = {key: value for key, value in asdict(method).items() if value != getattr(plain, key)}
-    described = {"method": method.name, "fields": changed, **({"start": start} if start else {})}
+    described = {"method": method.name, "fields": method.changed, **({"start": start} if start else {})}
     return json.dumps(described, sort_keys=True, default=str)
 
 

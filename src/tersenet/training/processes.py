@@ -43,8 +43,3 @@ class Processes:
     def mean(self, value: Tensor) -> Tensor:
         """The mean of a scalar over all processes, so that all take the same decisions."""
         return self._accelerator.reduce(value, "mean") if self._accelerator else value
-
-    def wait(self) -> None:
-        """Wait for all processes."""
-        if self._accelerator:
-            self._accelerator.wait_for_everyone()

@@ -3,23 +3,12 @@
 import torch
 from torch import Tensor
 
-from ...core.grid import FixedPoint
+from ...core.grid import FixedPoint, narrowest
 from ...core.model import QTensor
+from ...quantizers.project import project_to
 from ...quantizers.quantizer import Quantizer
 
 WIDEST = 16
-
-
-class _Straight(torch.autograd.Function):
-    """The given values; the gradient goes to the latent weights as it is."""
-
-    @staticmethod
-    def forward(ctx: object, latent: Tensor, values: Tensor) -> Tensor:
-        return values
-
-    @staticmethod
-    def backward(ctx: object, *grads: Tensor) -> tuple[Tensor, None]:
-        return grads[0], None
 
 
 class MixedFixedPoint(Quantizer):
@@ -56,8 +45,7 @@ class MixedFixedPoint(Quantizer):
             codes, step = self._codes(latent)
             values = codes * step
             values = values if self.dtype == torch.float32 else values.to(self.dtype).float()
-        out: Tensor = _Straight.apply(latent, values)  # type: ignore[no-untyped-call]
-        return out
+        return project_to(latent, values)
 
     def freeze(self, latent: Tensor) -> QTensor:  # type: ignore[override]
         """Codes in units of the finest step among weights that are not 0."""
@@ -66,10 +54,7 @@ class MixedFixedPoint(Quantizer):
             kept = codes != 0
             finest = int(self.widths[kept].max()) if bool(kept.any()) else 0
             whole = (codes * torch.exp2((finest - self.widths).float()) * kept).to(torch.int32).cpu()
-            low, high = int(whole.min()), int(whole.max())
-            kinds = (torch.int8, torch.int16, torch.int32)
-            kind = next(k for k in kinds if torch.iinfo(k).min <= low and high <= torch.iinfo(k).max)
-            return QTensor(whole.to(kind), FixedPoint(int(self.integer) - finest), self.dtype)
+            return QTensor(narrowest(whole), FixedPoint(int(self.integer) - finest), self.dtype)
 
     def _codes(self, latent: Tensor) -> tuple[Tensor, Tensor]:
         widths = self.widths.float()

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor
 
-from ...core.grid import Uniform
+from ...core.grid import Uniform, narrowest
 from ...core.method import TensorSource
 from ...core.model import Entry, QTensor
 from ...network.kept import LARGEST, check_finite, keep
@@ -22,10 +22,7 @@ TABLE_BYTES = 14  # what a tensor's frequency table takes, for estimates
 
 def on_grid(codes: Tensor, step: float, dtype: torch.dtype) -> QTensor:
     """Codes in the narrowest integers that hold them, on a grid with one fp32 step."""
-    low, high = int(codes.min()), int(codes.max())
-    kinds = (torch.int8, torch.int16, torch.int32)
-    kind = next(k for k in kinds if torch.iinfo(k).min <= low and high <= torch.iinfo(k).max)
-    return QTensor(codes.to(kind), Uniform(torch.tensor(step, dtype=torch.float32)), dtype)
+    return QTensor(narrowest(codes), Uniform(torch.tensor(step, dtype=torch.float32)), dtype)
 
 
 def round_weight(weight: Tensor, axis: int, step: float) -> Tensor:

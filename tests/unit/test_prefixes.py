@@ -86,7 +86,7 @@ def test_a_network_whose_names_do_have_the_prefix_keeps_them(tmp_path: Path, net
 def test_a_prefix_of_two_networks_is_chosen_by_the_user(tmp_path: Path, net: Net) -> None:
     both = front("student.", dict(net.state_dict())) | front("teacher.", dict(Net(5).state_dict()))
     torch.save(both, tmp_path / "x.pt")
-    with pytest.raises(CheckpointError, match=r'behind student\. and behind teacher\.: .*strip_prefix="student\."'):
+    with pytest.raises(CheckpointError, match=r'after student\. and after teacher\.: .*strip_prefix="student\."'):
         open_checkpoint(tmp_path / "x.pt", net)
     chosen = Checkpoint(tmp_path / "x.pt", strip_prefix="teacher.", ignore_keys="student.*")
     assert torch.equal(load_into(chosen, Net(9)).fc.weight, Net(5).fc.weight)

@@ -39,7 +39,7 @@ class _Hook:
 
 
 def round_input(part: nn.Module, activation: Activation | None) -> None:
-    """Make `part` round its first input, in place of what an earlier call arranged; None: no longer."""
+    """Make `part` round its first input by `activation` instead of by that of an earlier call; None ends it."""
     handle = part.__dict__.pop(_HOOK, None)
     if handle is not None:
         handle.remove()

@@ -4,7 +4,7 @@ A prefix is taken away where it is unambiguous: `_orig_mod.`, `_fsdp_wrapped_mod
 anywhere (torch alone makes such names), `module.` (data parallel) in front of every name, and with the network's code
 the one prefix without which its names are all there (Lightning's `model.`).
 
-`layout` of a compressed file says in JSON how names were: `prefixes` maps the path of a module to what stood behind
+`layout` of a compressed file says in JSON how names were: `prefixes` maps the path of a module to what followed
 it (`{"": "module.", "layer1": "_fsdp_wrapped_module."}`), `renamed` the names for which that does not hold.
 """
 
@@ -159,7 +159,7 @@ def _prefix_before(module: nn.Module, names: list[str]) -> str:
     fits = [p for p in most if _covers(module, {name.removeprefix(p) for name in names if name.startswith(p)})]
     if len(fits) > 1:
         raise CheckpointError(
-            f"names fit the module behind {' and behind '.join(fits)}: choose one with "
+            f"names fit the module after {' and after '.join(fits)}: choose one with "
             f'strip_prefix="{fits[0]}", and leave others out with ignore_keys="{fits[1]}*"'
         )
     return fits[0] if fits else ""
@@ -194,7 +194,7 @@ def _rule(kept: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _inserted(to: str, name: str) -> Iterable[tuple[str, str]]:
-    """The parts of `name` that `to` lacks, with the path they stand behind."""
+    """The parts of `name` that `to` lacks, with the path they follow."""
     parts, missing = to.split("."), ""
     path: list[str] = []
     for part in name.split("."):

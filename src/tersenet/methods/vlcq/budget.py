@@ -22,9 +22,8 @@ def fill(
     """The step whose encoded size comes closest to `goal` bytes from below, after at most nine real encodes.
 
     `encode(step)` are bytes, of which `fixed` do not depend on the step; `estimate(step)` are the others, estimated.
-    The second try assumes that they differ by what they differed in the first, the third that they lie on the line
-    through both. Where that is far off (codes of compensated weights at less than a bit), what follows lies between the
-    nearest tries on either side.
+    The second try corrects the estimate by the error of the first, the third by the line through both. Where that is
+    far off (codes of compensated weights at less than a bit), later tries lie between the nearest ones on either side.
 
     **Raises** `BudgetError` (with the nearest size reached) if no encode met the goal.
     """

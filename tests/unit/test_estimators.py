@@ -9,10 +9,17 @@ import pytest
 import torch
 from torch import Tensor
 
+import tersenet
+from tersenet import methods
 from tersenet.core.levels import Integers, Levels, Points
+from tersenet.core.task import Task
+from tersenet.errors import UsageError
+from tersenet.quantizers import attach
 from tersenet.quantizers import estimators as rules
 from tersenet.quantizers.oscillation import Freezer, dampening
 from tersenet.quantizers.project import Rounding, noisy, project, project_clipped, stored_scale
+from tersenet.quantizers.weight import LearnedScale
+from tersenet.training.curvature import measure_deltas
 
 X = torch.linspace(-2.9, 3.3, 63)
 UNIFORM, UNEVEN, SIGNS = Integers(-2, 2), Points((-2, -1, 0, 1, 3)), Integers(-1, 1)
@@ -234,3 +241,27 @@ def test_dampening_rises_to_a_tenth_of_the_squared_distance() -> None:
         assert float(dampening(x, Integers(-2, 2), torch.tensor(progress))) == pytest.approx(
             factor * distance, abs=1e-6
         )
+
+
+def test_constants_of_a_rule_are_those_that_are_given() -> None:
+    at, g = rounding(X), torch.ones_like(X)
+    assert torch.equal(rules.rule_of("ewgs:delta=0.7")(g, at), rules.ewgs(g, at, delta=0.7))
+    assert torch.equal(rules.rule_of("ewgs:delta=0")(g, at), rules.clipped(g, at))
+    for wrong in ("ewgs:delta=-1", "ewgs:gamma=1", "ste:delta=1", "ewgs:delta", "ewgs:delta=nan", "dsq:a=1", "sto"):
+        with pytest.raises(UsageError, match=r"estimator=.*expected a text, .*'ewgs' \(delta at least 0\)"):
+            methods.get("lsq")(estimator=wrong)
+
+
+def test_the_measured_delta_is_the_curvature_over_the_gradient() -> None:
+    """Loss `(a x w)^2 / 2` summed over outputs: the Hessian's diagonal is known."""
+    net = torch.nn.Linear(32, 16, bias=False)
+    x = torch.ones(4, 32)
+    tersenet.attach(net, "lsq", [x], bits=3, first_last="same", estimator="ewgs-hessian")
+    held = next(attach.quantizers(net)).quantizer
+    assert isinstance(held, LearnedScale) and float(held.delta) == 0
+    task = Task(train=[(x, torch.zeros(4, 16))], loss=lambda outputs, y: (outputs - y).square().sum() / 8)
+    measure_deltas(net, list(task.batches("train")), 0)
+    value = net.weight.detach()
+    gradient = (value.sum(1, keepdim=True)).expand(16, 32)  # of sum over outputs of (sum of a row)^2 / 2
+    scale = float(held._prepared(net.parametrizations.weight.original)[1])
+    assert float(held.delta) == pytest.approx(scale * 1.0 / (3 * float(gradient.std())), rel=0.35)  # 8 probes

@@ -162,8 +162,8 @@ def _bootstrap(differences: Tensor, seed: int) -> list[tuple[float, float]]:
 def fisher(module: nn.Module, names: Sequence[str], batches: Sequence[Batch]) -> dict[str, float]:
     """The mean over batches of the mean squared gradient of each weight: the diagonal Fisher, by batch."""
     sums = dict.fromkeys(names, 0.0)
-    for gradients in _gradients(module, names, batches):
-        for name, gradient in zip(names, gradients, strict=True):
+    for found in gradients(module, names, batches):
+        for name, gradient in zip(names, found, strict=True):
             if gradient is not None:
                 sums[name] += float(gradient.detach().square().mean()) / len(batches)
     return sums
@@ -176,10 +176,10 @@ def hessian(
     generator = torch.Generator().manual_seed(seed)
     weights = [module.get_parameter(name) for name in names]
     sums = dict.fromkeys(names, 0.0)
-    for gradients in _gradients(module, names, batches, create_graph=True):
+    for found in gradients(module, names, batches, create_graph=True):
         for _ in range(probes):
             v = [torch.randint(0, 2, w.shape, generator=generator).to(w) * 2 - 1 for w in weights]
-            used = [(g, sign) for g, sign in zip(gradients, v, strict=True) if g is not None and g.requires_grad]
+            used = [(g, sign) for g, sign in zip(found, v, strict=True) if g is not None and g.requires_grad]
             if not used:
                 break
             outputs, signs = zip(*used, strict=True)
@@ -190,9 +190,10 @@ def hessian(
     return sums
 
 
-def _gradients(
+def gradients(
     module: nn.Module, names: Sequence[str], batches: Sequence[Batch], create_graph: bool = False
 ) -> Iterable[tuple[Tensor | None, ...]]:
+    """The gradients of the loss by the weights called `names`, batch by batch."""
     weights = [module.get_parameter(name).requires_grad_(True) for name in names]
     for done, batch in enumerate(batches):
         with differentiable(module), sdpa_kernel(SDPBackend.MATH):  # fast attention goes back only once

@@ -48,6 +48,43 @@ class Within:
         return text if self.also is None else f"{text} or {self.also}"
 
 
+@dataclass(frozen=True)
+class Configured:
+    """A name, and constants that belong to it: "ewgs" or "ewgs:delta=0.1".
+
+    >>> rules = Configured({"ste": {}, "ewgs": {"delta": Within(least=0)}})
+    >>> str(rules), rules.read("ewgs:delta=0.1"), "ste:delta=1" in rules
+    ("'ste' or 'ewgs' (delta at least 0), constants as in 'ewgs:delta=0.1'", ('ewgs', {'delta': 0.1}), False)
+    """
+
+    constants: Mapping[str, Mapping[str, Within]]
+
+    def read(self, text: str) -> tuple[str, dict[str, float]]:
+        """The name and the constants that are given. **Raises** `ValueError`."""
+        name, _, rest = text.partition(":")
+        _need(name in self.constants)
+        values: dict[str, float] = {}
+        for part in filter(None, rest.split(",")):
+            constant, _, number = part.partition("=")
+            values[constant] = fitted(float, float(number))
+            _need(constant in self.constants[name] and values[constant] in self.constants[name][constant])
+        return name, values
+
+    def __contains__(self, text: str) -> bool:
+        try:
+            self.read(text)
+        except ValueError:
+            return False
+        return True
+
+    def __str__(self) -> str:
+        shown = []
+        for name, constants in self.constants.items():
+            ranges = ", ".join(f"{constant} {within}" for constant, within in constants.items())
+            shown.append(f"{name!r} ({ranges})" if ranges else repr(name))
+        return f"{', '.join(shown[:-1])} or {shown[-1]}, constants as in 'ewgs:delta=0.1'"
+
+
 Seed = Annotated[int, Within(0, 2**63 - 1)]
 
 

@@ -12,14 +12,14 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from ..core.fields import Within, described
+from ..core.fields import Configured, Within, described
 
 if TYPE_CHECKING:
     from ..core.method import Method
 
 _PACKAGE = Path(__file__).parent.parent
 _WORDS: dict[str, Any] = {
-    **{each.__name__: each for each in (bool, int, float, str, tuple, Mapping, Within)},
+    **{each.__name__: each for each in (bool, int, float, str, tuple, Mapping, Configured, Within)},
     "Annotated": Annotated,
     "Literal": Literal,
 }

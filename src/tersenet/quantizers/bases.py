@@ -18,7 +18,7 @@ from .weight import LearnedScale, Oscillation, least_squares_clip, over_units
 FIRST_CLIP = 3.0  # RCF's authors' first clip, in deviations
 CLIP_RATE = 0.5  # and their learning rate of clips, as a share of that of the weights
 FirstClip = Literal["mse", "paper"]
-Build = Callable[[Tensor, Levels, Rule, int | None, bool, Oscillation, FirstClip], Quantizer]
+Build = Callable[[Tensor, Levels, Rule, int | None, bool, Oscillation, FirstClip], LearnedScale]
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,13 @@ only.
 """
 
 import math
-from typing import Literal
+from functools import partial
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
+from ..core.fields import Configured, Within
 from .project import Rounding, Rule, clipped
 
 
@@ -19,11 +21,12 @@ def ste(g: Tensor, at: Rounding) -> Tensor:
     return g
 
 
-def ewgs(g: Tensor, at: Rounding, delta: float = 0.2) -> Tensor:
+def ewgs(g: Tensor, at: Rounding, delta: float | Tensor = 0.2) -> Tensor:
     """Element-wise gradient scaling: `g (1 + delta sign(g) (x - q))` inside the range (Lee et al. 2021).
 
     The distance is in units of the cell that x lies in (the authors' levels are evenly spaced), so the sign of the
-    gradient never changes; `delta = 0` is the clipped STE.
+    gradient never changes; `delta = 0` is the clipped STE. The paper's delta is the mean of the Hessian's diagonal over
+    3 deviations of the gradient ("ewgs-hessian": measured where an epoch begins).
     """
     return g * at.inside * (1 + delta * g.sign() * (at.x - at.q) / at.levels.below(at.x)[1])
 
@@ -118,14 +121,33 @@ def reste(g: Tensor, at: Rounding, o_max: float = 3.0) -> Tensor:
     return g * torch.where(size <= 1.5, slope, torch.zeros_like(slope))
 
 
-Estimator = Literal["ste", "clipped", "ewgs", "qea", "qea-project", "dsq", "stacked-sigmoid"]
-RULES: dict[Estimator, Rule] = {
+_RULES = Configured(
+    {
+        "ste": {},
+        "clipped": {},
+        "ewgs": {"delta": Within(least=0)},
+        "ewgs-hessian": {},
+        "qea": {"delta": Within(least=0)},
+        "qea-project": {"beta": Within(0, 1)},
+        "dsq": {"a": Within(above=0, below=1)},
+        "stacked-sigmoid": {"alpha": Within(above=0)},
+    }
+)
+Estimator = Annotated[str, _RULES]
+RULES: dict[str, Rule] = {
     "ste": ste,
     "clipped": clipped,
     "ewgs": ewgs,
+    "ewgs-hessian": ewgs,
     "qea": qea,
     "qea-project": qea_project,
     "dsq": dsq,
     "stacked-sigmoid": stacked_sigmoid,
 }
 """What methods offer by name; `psgd` and the rules for two levels have no method yet."""
+
+
+def rule_of(estimator: str) -> Rule:
+    """The rule that a text names, with its constants: "ewgs:delta=0.1"."""
+    name, constants = _RULES.read(estimator)
+    return partial(RULES[name], **constants)

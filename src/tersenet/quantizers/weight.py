@@ -1,5 +1,6 @@
 """The quantizer of a weight: levels times a learned scale."""
 
+from functools import partial
 from typing import Literal
 
 import torch
@@ -7,6 +8,7 @@ from torch import Tensor
 
 from ..core.levels import Levels
 from ..core.model import QTensor
+from .estimators import ewgs
 from .oscillation import Freezer, dampening
 from .project import LARGEST, SMALLEST, Rule, noisy, project, stored_scale
 from .quantizer import ParamGroup, Quantizer
@@ -54,6 +56,8 @@ class LearnedScale(Quantizer):
     the deviation if there is one; its gradient is multiplied by `gradient_factor`. `oscillation` fights oscillation.
     """
 
+    delta: Tensor | None
+
     def __init__(
         self,
         weight: Tensor,
@@ -80,6 +84,18 @@ class LearnedScale(Quantizer):
             self.fp16 = bool(fits) and (offset is None or bool((offset.abs() < LARGEST).all()))
             moved, scale, offset, _ = self._prepared(weight.float())
             self.freezer = Freezer(levels.nearest(moved / scale)) if oscillation == "freeze" else None
+        self.register_buffer("delta", None)  # a constant of the rule, where it is measured in the training
+
+    def measures_delta(self) -> None:
+        """Let `set_delta` say what the rule's `delta` is; it is 0 until then."""
+        self.delta = torch.zeros(())
+
+    def set_delta(self, curvature: float, gradient: float, latent: Tensor) -> None:
+        """EWGS's `delta = max(0, curvature / (3 gradient))` in units of the scale: the mean of the Hessian's diagonal,
+        and the deviation of the gradient, both for the quantised value."""
+        assert self.delta is not None
+        scale = float(self._prepared(latent)[1].detach().mean())
+        self.delta.fill_(max(0.0, scale * curvature / max(3 * gradient, 1e-30)))
 
     def param_groups(self, latents: tuple[Tensor, ...], lr: float, weight_decay: float) -> list[ParamGroup]:
         """The scale, with a rate of its own and by default without weight decay."""
@@ -95,7 +111,8 @@ class LearnedScale(Quantizer):
         if self.training and self.oscillation in ("stochastic", "uniform"):
             value = noisy(moved, scale, self.levels, self.oscillation)
         else:
-            value = project(moved, scale, self.levels, self.rule, self.progress.clone(), self.lr / deviation**2)
+            rule: Rule = self.rule if self.delta is None else partial(ewgs, delta=self.delta.clone())
+            value = project(moved, scale, self.levels, rule, self.progress.clone(), self.lr / deviation**2)
         if offset is not None:
             value = value + offset
         return value if self.dtype == torch.float32 else value.to(self.dtype).to(torch.float32)

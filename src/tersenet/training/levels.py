@@ -3,21 +3,26 @@
 from abc import abstractmethod
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import islice
 from typing import Annotated, Literal
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from ..core.fields import Within, check_widths
-from ..core.method import Method
+from ..core.method import Job, Method
 from ..quantizers.activation import InputQuantizer, Range
 from ..quantizers.bases import BASES, Base, FirstClip, eight_bits
-from ..quantizers.estimators import RULES, Estimator
+from ..quantizers.estimators import Estimator, rule_of
 from ..quantizers.project import Rule
 from ..quantizers.quantizer import Quantizer
-from ..quantizers.weight import Oscillation
+from ..quantizers.weight import LearnedScale, Oscillation
+from .curvature import measure_deltas
 from .method import Target, TrainedMethod
 from .phases import Phase
 
+MEASURED = "ewgs-hessian"
+BATCHES = 3  # that curvature is measured on, as its authors do
 FULL = 32  # bits from which on nothing is quantised
 
 
@@ -43,7 +48,7 @@ class TrainedOnLevels(TrainedMethod):
     first_last: Literal["8", "keep", "same"] = "8"
     """First and last layer: 8-bit weights and unrounded inputs, kept, or the same as the others."""
     estimator: Estimator = "clipped"
-    """Gradient rule of rounding."""
+    """Gradient rule of rounding, with its constants: ewgs:delta=0.1."""
     oscillation: Oscillation = "none"
     """What is done against weights that oscillate between two levels."""
     act_range: Range = "lsq"
@@ -84,7 +89,7 @@ class TrainedOnLevels(TrainedMethod):
     @property
     def rule(self) -> Rule:
         """The gradient rule of weights."""
-        return RULES[self.estimator]
+        return rule_of(self.estimator)
 
     @property
     def untrained(self) -> Method:
@@ -116,7 +121,16 @@ class TrainedOnLevels(TrainedMethod):
             return eight_bits(weight, axis)
         check_widths({target.name: bits}, self.kind.least, self.kind.most)
         levels = self.kind.weights(bits)
-        return self.kind.build(weight, levels, self.rule, axis, target.normed, self.oscillation, self.first)
+        made = self.kind.build(weight, levels, self.rule, axis, target.normed, self.oscillation, self.first)
+        if self.estimator == MEASURED and isinstance(made, LearnedScale):
+            made.measures_delta()
+        return made
+
+    def on_epoch(self, network: nn.Module, epoch: int, optimizer: torch.optim.Optimizer, job: Job) -> None:
+        """Measure the constants of the estimator, where it asks for that."""
+        if self.estimator == MEASURED:
+            _, task = job.network_and_task(self.name, "trains")
+            measure_deltas(network, list(islice(task.batches("train"), BATCHES)), self.seed)
 
     def input_quantizer(self, target: Target) -> InputQuantizer | None:
         """Levels of `act_bits` bits, between the first and the last layer."""

@@ -22,7 +22,7 @@ HEADER = 192  # bytes of the safetensors header with its length: a multiple of A
 PREFIX = 64  # magic, version and zeros
 TRAILER = 32
 HASH = 8
-CLOSE_SECTION = 1 << 18  # a section ends behind the first tensor that brings it to this many bytes
+CLOSE_SECTION = 1 << 18  # a section ends after the first tensor that brings it to this many bytes
 LEAST_CHUNK = 1 << 16  # codes
 ACTIVATIONS = "activations"  # the one critical section
 MAX_LEVEL = 1 << 31  # magnitude of a level of an activation
@@ -48,7 +48,7 @@ class Index:
 
     @property
     def contents(self) -> list[tuple[str, int]]:
-        """What the data sections hold, in order: tensors, then attachments (their names behind a zero byte)."""
+        """What the data sections hold, in order: tensors, then attachments (their names after a zero byte)."""
         tensors = [(name, record.size) for name, record in self.records.items()]
         return tensors + [("\0" + name, size[0]) for name, size in self.files.items()]
 

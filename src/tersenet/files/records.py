@@ -164,7 +164,7 @@ class Record:
 
 
 def matrix(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape that codes of a tensor are encoded in: rows and what is behind them."""
+    """The shape that codes of a tensor are encoded in: rows and what follows them."""
     count = product(shape)
     return (shape[0], count // shape[0]) if len(shape) > 1 and count else shape
 

@@ -131,7 +131,7 @@ class LearnedScale(Quantizer):
             return QTensor(codes, self.levels.grid(parts[0], parts[1], self.axis), self.dtype)
 
     def penalty(self, latent: Tensor) -> Tensor:  # type: ignore[override]
-        """Dampening, if it is the remedy."""
+        """The dampening term, where that is what is done against oscillation."""
         if self.oscillation != "dampen":
             return super().penalty(latent)
         moved, scale, *_ = self._prepared(latent)

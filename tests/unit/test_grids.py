@@ -145,6 +145,13 @@ def test_what_no_reader_takes_is_not_written(tmp_path: Path) -> None:
             save(CompressedModel({"a.weight": wrong}), tmp_path / "x.terse")
 
 
+def test_a_grid_without_a_row_is_refused_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(GRIDS, "sums")
+    with pytest.raises(OutputError, match=r"SumsOfSigns.*Uniform, Codebook, FixedPoint"):
+        save(CompressedModel({"a.weight": sums()}), tmp_path / "x.terse")
+    assert not list(tmp_path.iterdir())
+
+
 def test_what_a_coded_field_decodes_to_counts_against_the_limit(file: Path, tmp_path: Path) -> None:
     def claim(index: dict[str, Any]) -> None:
         _, _, _, params, chunks = counted(index)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from ..errors import OutputError
 from .records import FLOATS, INTEGERS, Array, Encoded, Record, matrix
 from .strict import MAX_SIZE, need
 
@@ -76,8 +77,11 @@ class StoredGrid:
 
 
 def kind_of(grid: object) -> str:
-    """What a grid is called in files."""
-    return next(kind for kind, row in GRIDS.items() if row.grid == type(grid).__name__)
+    """What a grid is called in files. **Raises** `OutputError` for one that files do not have."""
+    kinds = {row.grid: kind for kind, row in GRIDS.items()}
+    if type(grid).__name__ not in kinds:
+        raise OutputError(f"got a grid of class {type(grid).__name__}: a file can hold {', '.join(kinds)}")
+    return kinds[type(grid).__name__]
 
 
 def check_fields(record: Record, fields: Arrays) -> None:

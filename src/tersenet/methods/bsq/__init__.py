@@ -124,35 +124,35 @@ class Bsq(TrainedMethod):
         """As every method; then the quantizers are told how many weights there are in all."""
         super().attach(module, specs, inputs, aliases)
         found = planes_of(module)
-        for _, quantizer, (_, weight) in found:
-            quantizer.total = sum(each.quantizer.shape.numel() for each in found)
-            weight.requires_grad_(False)
+        for each in found:
+            each.quantizer.total = sum(other.quantizer.codes.numel() for other in found)
         return module
 
     def phases(self) -> tuple[Phase, ...]:
-        """The planes, then a float weight in their place."""
+        """The planes, then the weights on the levels that are left."""
         return Phase(self, self.epochs, self.lr), Phase(self, self.refine, self.lr, attach=False)
-
-    def on_epoch(self, network: nn.Module, epoch: int, optimizer: torch.optim.Optimizer, job: Job) -> None:
-        """Precisions are adjusted, and the optimizer forgets how planes moved that do not exist any more."""
-        if epoch % self.every == 0 and not _settled(network):
-            self._adjust(network, job)
-            for found in planes_of(network):
-                optimizer.state.pop(found.latents[0], None)
 
     def on_phase(self, network: nn.Module, phase: int, job: Job) -> None:
         """Before the second, precisions are adjusted for the last time."""
-        if phase and not _settled(network):
+        found = planes_of(network)
+        if phase and not any(each.quantizer.pace for each in found):
             self._adjust(network, job)
-            for _, quantizer, latents in planes_of(network):
-                quantizer.settle(*latents)
+        for each in found if phase else ():
+            each.quantizer.fix()
+
+    def on_epoch(self, network: nn.Module, epoch: int, optimizer: torch.optim.Optimizer, job: Job) -> None:
+        """Precisions are adjusted, and the optimizer forgets how planes moved that do not exist any more."""
+        if epoch % self.every == 0 and not any(each.quantizer.fixed for each in planes_of(network)):
+            self._adjust(network, job)
+            for each in planes_of(network):
+                optimizer.state.pop(each.weight, None)
 
     def conclude(self, network: nn.Module, job: Job) -> Mapping[str, Any]:
         """Planes of every layer; average bits without the sign, as the paper counts, and with it; layers that would
         have lost all planes."""
         found = planes_of(network)
         counts = {each.name: _needed(each) for each in found}
-        sizes = {each.name: each.quantizer.shape.numel() for each in found}
+        sizes = {each.name: each.quantizer.codes.numel() for each in found}
         total = sum(sizes.values())
         plain = sum(sizes[name] * count for name, count in counts.items()) / total
         signed = plain + sum(sizes[name] for name, count in counts.items() if count) / total
@@ -162,15 +162,15 @@ class Bsq(TrainedMethod):
         return {"bsq": {"bits": bits, "planes": counts, **({"spared": spared} if spared else {})}}
 
     def _adjust(self, network: nn.Module, job: Job) -> None:
-        """Adjust every precision. What lost its last plane gets back what it had if the network is constant without."""
-        died = [found for found in planes_of(network) if found.quantizer.adjust(found.latents[0])]
-        for _, quantizer, latents in died:
-            quantizer.write(latents[0], quantizer.codes)
-        for name, quantizer, latents in died:
+        """Adjust every precision. What lost its last plane gets one back if the network is constant without."""
+        died = [found for found in planes_of(network) if found.quantizer.adjust(found.weight)]
+        for _, quantizer, weight in died:
+            quantizer.write(weight, quantizer.codes)
+        for name, quantizer, weight in died:
             before = quantizer.codes.clone()
-            quantizer.write(latents[0], torch.zeros_like(before))
+            quantizer.write(weight, torch.zeros_like(before))
             if self._constant(network, job):
-                quantizer.spare(latents[0], before)
+                quantizer.spare(weight, before)
                 warnings.warn(
                     f"all planes of {name} died, and without it the network says the same of every input: it goes on "
                     f"with one plane of its last good state, unpenalised; alpha={self.alpha:g} is too much for it",
@@ -187,23 +187,22 @@ class Bsq(TrainedMethod):
 
 
 class Found(NamedTuple):
-    """A weight on planes: its name, its quantizer, and the latents (planes, float weight)."""
+    """A weight on planes: its name, its quantizer, and the weight that is trained."""
 
     name: str
     quantizer: BitPlanes
-    latents: tuple[Tensor, ...]
+    weight: Tensor
 
 
 def planes_of(network: nn.Module) -> list[Found]:
     """Every weight on planes."""
-    return [Found(*found) for found in attach.quantizers(network) if isinstance(found.quantizer, BitPlanes)]  # type: ignore[arg-type]
-
-
-def _settled(network: nn.Module) -> bool:
-    """Whether precisions are found."""
-    return any(found.quantizer.levels is not None for found in planes_of(network))
+    return [
+        Found(name, quantizer, latents[0])
+        for name, quantizer, latents in attach.quantizers(network)
+        if isinstance(quantizer, BitPlanes)
+    ]
 
 
 def _needed(found: Found) -> int:
     """The planes that the codes of a weight need."""
-    return int(found.quantizer.freeze(*found.latents).codes.abs().max()).bit_length()
+    return int(found.quantizer.freeze(found.weight).codes.abs().max()).bit_length()

@@ -1,4 +1,4 @@
-"""The quantizer of bit planes: planes are trained while precision is learned, then a float weight on what is left."""
+"""The quantizer of bit planes: they are trained while the precision is learned; then it is fixed."""
 
 import math
 from typing import Any
@@ -9,50 +9,48 @@ from torch import Tensor
 from ...core.grid import Uniform
 from ...core.levels import Integers
 from ...core.model import QTensor
-from ...quantizers.estimators import clipped
-from ...quantizers.project import LARGEST, SMALLEST, project, stored_scale
+from ...quantizers.project import LARGEST, SMALLEST, stored_scale
 from ...quantizers.quantizer import ParamGroup, Quantizer
 from ...quantizers.weight import least_squares_clip
 
-PLANES = 8  # of a sign each
+PLANES = 8  # of each sign
 HIGHEST = 2.0  # value of a plane's element: above 1, so that a carry can ask for one more plane
+PIECE = 1 << 12  # weights whose planes are worked on together, in the cache
 # What the authors' recipe takes from the norm of a plane in the whole training, for alpha = 1 and a reweighing of 1:
 # the sum of its learning rates (0.1 for 250 epochs, 0.01 for 100, 391 steps each) over 1 - momentum. On their
 # ResNet-20 it is 196 times the root of the number of weights, which makes it a measure for networks of any size.
 SHRINK = 391 * (0.1 * 250 + 0.01 * 100) / (1 - 0.9) / math.sqrt(268_336)
 
 
-class _Composed(torch.autograd.Function):
-    """`step * clip(round(sum over b of 2^b (p_b - n_b)))`, straight through rounding and clip.
+class _Rounded(torch.autograd.Function):
+    """`step * clip(round(w / step))`, the clip at `+-top`.
 
-    The gradient of every plane is the same tensor times `+-2^b step`: one weighted sum forward, one outer product back.
-    That of the step is divided by `sum(codes^2)`, so that the weight moves along itself as fast as in other directions.
+    Backward, while planes are trained: straight through rounding and clip; for the step `sum(g q) / sum(q^2)`, with
+    which the weight moves along itself as fast as in other directions. With `fixed` precision: LSQ's formulas. The
+    step's gradient is multiplied by `pace`, that of the weight against the learning rate.
     """
 
     @staticmethod
-    def forward(ctx: Any, planes: Tensor, step: Tensor, places: Tensor) -> Tensor:
-        q = whole(planes, places)
-        ctx.save_for_backward(q, step, places)
+    def forward(ctx: Any, weight: Tensor, step: Tensor, top: Tensor, pace: Tensor, fixed: bool) -> Tensor:
+        x = weight / step
+        q = x.round().clamp_(-top, top)
+        ctx.save_for_backward(x if fixed else None, q, top, pace)
         return q * step
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        q, step, places = ctx.saved_tensors
-        flat, codes = grads[0].reshape(-1), q.reshape(-1)
-        by_planes = torch.outer(torch.cat((places, -places)) * step, flat).view(2, PLANES, *q.shape)
-        return by_planes, torch.dot(flat, codes) / torch.dot(codes, codes).clamp(min=1), None
+        x, q, top, pace = ctx.saved_tensors
+        g = grads[0]
+        if x is None:
+            return g, pace * (g * q).sum() / q.square().sum().clamp(min=1), None, None, None
+        inside = x.abs() <= top
+        return g * inside, pace * (g * torch.where(inside, q - x, q)).sum(), None, None, None
 
 
 def summed(planes: Tensor, places: Tensor) -> Tensor:
-    """`sum over b of places_b (p_b - n_b)`. **Shapes**: `[2, 8, *shape]`, `[8]` -> `shape`."""
-    total: Tensor = torch.cat((places, -places)) @ planes.reshape(2 * PLANES, -1)
-    return total.view(planes.shape[2:])
-
-
-def whole(planes: Tensor, places: Tensor) -> Tensor:
-    """`summed`, rounded and clipped to what the living planes can hold: the codes, as floats."""
-    top = places.sum()
-    return summed(planes, places).round_().clamp_(-top, top)
+    """`sum over b of places_b (p_b - n_b)`. **Shapes**: `[2, b, n]`, `[b]` -> `[n]`."""
+    total: Tensor = places @ planes[0] - places @ planes[1]
+    return total
 
 
 def digits(codes: Tensor) -> Tensor:
@@ -68,163 +66,176 @@ def halvings(codes: Tensor, step: Tensor) -> int:
     return next((k for k in range(PLANES) if k >= most or bool((integers >> k & 1).any())), 0)
 
 
-def _norms(planes: Tensor) -> Tensor:
-    """The norm of each plane, both signs together. **Shapes**: `[2, 8, *shape]` -> `[8]`."""
-    return torch.linalg.vector_norm(planes.view(2, PLANES, -1), dim=(0, 2))
-
-
 def ramp(progress: Tensor) -> Tensor:
     """The share of all learning-rate steps of a cosine that lies before `progress`."""
     return progress + torch.sin(math.pi * progress) / math.pi
 
 
 class BitPlanes(Quantizer):
-    """A weight as 8 positive and 8 negative planes of `places` 2^b (0: the plane is dead), times a learned step.
+    """A weight as `step * round(sum over b of places_b (p_b - n_b))`, `places_b` being 2^b, or 0 where a plane is dead.
 
-    `latents`: the planes `[2, 8, *shape]`, in [0, 2], which begin as the digits of `round(|w| / step)`; and a float
-    weight, which `settle` puts in their place when the precision is found. `strength` is alpha; with `reweighs` a
-    tensor's penalty is in proportion to its share of all weights (`total`) and its planes. `pinned` keeps its planes.
+    The latent is the weight before it is rounded. SGD on planes gives each of them the same change but for a factor
+    `+-2^b`, so the optimizer moves the weight, and `after_step` gives every plane its part, clips it and takes the
+    penalty's part from it: the same planes, with a sixteenth of the gradients and of the optimizer's state. `strength`
+    is alpha; with `reweighs` the penalty is in proportion to the tensor's share of all weights (`total`) and to its
+    planes. `pinned`: no penalty, no adjustment.
     """
 
-    places: Tensor
-    codes: Tensor
-    shrunk: Tensor
-    norms: Tensor
-    spared: Tensor
+    places: Tensor  # [8]
+    planes: Tensor  # [2, 8, *shape]: positive and negative
+    codes: Tensor  # of the last adjustment
+    norms: Tensor  # of planes
+    held: Tensor  # the step when planes were written
+    shrunk: Tensor  # the progress up to which the penalty has taken its part
+    spared: Tensor  # whether it takes nothing (any more)
+    pace: Tensor  # of the weight once the precision is fixed, against the learning rate; before, 0
 
-    def __init__(self, weight: Tensor, planes: int, strength: float, *, reweighs: bool, pinned: bool) -> None:
+    def __init__(self, weight: Tensor, count: int, strength: float, *, reweighs: bool, pinned: bool) -> None:
         super().__init__()
         self.strength, self.reweighs, self.pinned, self.dtype = strength, reweighs, pinned, weight.dtype
         self.total = weight.numel()
-        self.levels: Integers | None = None  # those of the float weight, once the precision is found
-        top = 2.0**planes - 1
+        self.fixed = False
+        top = 2.0**count - 1
         step = (weight.float().abs().max() / top).clamp(min=1e-30)
         self.fp16 = bool(2 * SMALLEST < step < LARGEST / 2**PLANES)
         self.step = torch.nn.Parameter(step)
         with torch.no_grad():
-            stored = self._step()
-            codes = (weight.float() / stored).round().clamp(-top, top)
-        # A weight moves as fast as if it were trained itself: sum of (2^b step)^2 times the rate is 1.
-        self.speed = 3 / (float(stored) ** 2 * (4**planes - 1))
-        self.register_buffer("places", 2.0 ** torch.arange(PLANES) * (torch.arange(PLANES) < planes))
-        self.register_buffer("codes", codes.to(torch.int16))
+            held = stored_scale(self.step, 1.0, 1.0, self.fp16)
+        codes = (weight.float() / held).round().clamp(-top, top).to(torch.int16)
+        # The planes' rate for which the weight moves as at the learning rate: 1 / sum of (2^b step)^2.
+        self.speed = 3 / (float(held) ** 2 * (4**count - 1))
+        self.register_buffer("places", 2.0 ** torch.arange(PLANES) * (torch.arange(PLANES) < count))
+        self.register_buffer("planes", digits(codes))
+        self.register_buffer("codes", codes)
+        self.register_buffer("norms", torch.linalg.vector_norm(self.planes.flatten(2), dim=(0, 2)))
+        self.register_buffer("held", held)
         self.register_buffer("shrunk", torch.zeros(()))
-        self.register_buffer("norms", torch.zeros(PLANES), persistent=False)
         self.register_buffer("spared", torch.tensor(pinned))
+        self.register_buffer("pace", torch.zeros(()))
 
     @property
-    def planes(self) -> int:
-        """The planes that live."""
+    def count(self) -> int:
+        """How many planes live: those from 2^0 on."""
         return int((self.places > 0).sum())
 
     @property
     def bits(self) -> float:  # type: ignore[override]
         """The width of a code: the planes and a sign; 0 without planes."""
-        return float(self.planes + 1 if self.planes else 0)
+        return float(self.count + 1 if self.count else 0)
 
     def latents(self, weight: Tensor) -> tuple[Tensor, ...]:
-        """The digits of the codes, and the weight."""
-        planes = digits(self.codes)
-        self.norms.copy_(_norms(planes))
-        return planes, weight
+        """The codes times the step."""
+        return (self.codes * self.held,)
 
-    def to_weight(self, planes: Tensor, weight: Tensor) -> Tensor:  # type: ignore[override]
-        """What is rounded: the sum of the planes, or the float weight."""
-        return weight if self.levels is not None else summed(planes, self.places) * self._step()
-
-    def forward(self, planes: Tensor, weight: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, weight: Tensor) -> Tensor:  # type: ignore[override]
         """The quantised weight, in fp32 values that its original dtype holds."""
-        value: Tensor
-        if self.levels is not None:
-            value = project(weight, self._step(), self.levels, clipped, self.progress, self.rate)
-        else:
-            value = _Composed.apply(planes, self._step(), self.places)  # type: ignore[no-untyped-call]
+        pace = self.pace if self.fixed else self._pace()
+        value: Tensor = _Rounded.apply(weight, self._step(), self.places.sum(), pace, self.fixed)  # type: ignore[no-untyped-call]
         return value if self.dtype == torch.float32 else value.to(self.dtype).to(torch.float32)
 
     @torch.no_grad()
-    def freeze(self, planes: Tensor, weight: Tensor) -> QTensor:  # type: ignore[override]
+    def freeze(self, weight: Tensor) -> QTensor:  # type: ignore[override]
         """Codes as narrow as they can be: planes below all of them are in the step."""
-        step = self._step()
-        q = whole(planes, self.places) if self.levels is None else self.levels.nearest(weight / step)
+        step, top = self._step(), self.places.sum()
+        q = (weight / step).round_().clamp_(-top, top)
         zeros = halvings(q, step)
-        codes = q.to(torch.int16) // 2**zeros
+        codes = (q / 2**zeros).to(torch.int16)
         codes = codes.to(torch.int8) if int(codes.abs().max()) <= 127 else codes
         scale = (step * 2**zeros).to("cpu", torch.float16 if self.fp16 else torch.float32)
         return QTensor(codes.cpu(), Uniform(scale), self.dtype)
 
-    def penalty(self, planes: Tensor, weight: Tensor) -> Tensor:  # type: ignore[override]
+    def penalty(self, weight: Tensor) -> Tensor:  # type: ignore[override]
         """The group penalty as of the last step. It has no gradient: `after_step` makes its proximal step."""
-        return (self._weighing() * self.norms.sum()).detach()
+        return self._weighing() * self.norms.sum()
 
-    def after_step(self, planes: Tensor, weight: Tensor) -> None:  # type: ignore[override]
-        """Clip the planes, and take from the norm of each what the penalty takes since the last step."""
-        if self.levels is not None:
-            return
-        planes.clamp_(0, HIGHEST)
-        if self.strength == 0 or bool(self.spared):
+    def after_step(self, weight: Tensor) -> None:  # type: ignore[override]
+        """Give the planes what the optimizer did to the weight and take the penalty's part; the weight follows."""
+        if self.fixed or not (count := self.count) or not weight.requires_grad:
             return
         share = (ramp(self.progress) - ramp(self.shrunk)).clamp(min=0)
         self.shrunk.copy_(self.progress)
-        norms = _norms(planes)
-        less = (norms - SHRINK * math.sqrt(self.total) * share * self._weighing()).clamp_(min=0)
-        planes.mul_((less / norms.clamp(min=1e-30)).view(1, PLANES, *[1] * weight.dim()))
-        self.norms.copy_(less)
+        lost = SHRINK * math.sqrt(self.total) * share * self._weighing()
+        keep = (1 - lost / self.norms[:count].clamp(min=1e-30)).clamp(min=0).view(count, 1)
+        places, step = self.places[:count], self._step()
+        pull = (places * self.held * self.speed).view(count, 1)
+        squares = torch.zeros_like(places)
+        planes, flat = self.planes.view(2, PLANES, -1)[:, :count], weight.view(-1)
+        for start in range(0, flat.numel(), PIECE):
+            part, values = planes[:, :, start : start + PIECE], flat[start : start + PIECE]
+            moved = values - summed(part, places) * self.held
+            part.mul_(keep)
+            part[0].addcmul_(pull, moved)
+            part[1].addcmul_(pull, moved, value=-1)
+            part.clamp_(0, HIGHEST)
+            squares += torch.linalg.vector_norm(part, dim=(0, 2)).square_()
+            torch.mul(summed(part, places), step, out=values)
+        self.norms[:count] = squares.sqrt_()
+        self.held.copy_(step)
+
+    def param_groups(self, latents: tuple[Tensor, ...], lr: float, weight_decay: float) -> list[ParamGroup]:
+        """The step does not decay. When the precision is fixed, the weight goes on at the rate that planes gave it."""
+        groups: list[ParamGroup] = [{"params": [self.step], "lr": lr, "weight_decay": 0.0}]
+        if self.fixed:
+            pace = float(self.pace)
+            groups.append({"params": list(latents), "lr": lr * pace, "weight_decay": weight_decay / pace})
+        return groups
+
+    @torch.no_grad()
+    def adjust(self, weight: Tensor) -> bool:
+        """Write the planes anew as exact digits, with those that are needed alive; whether the last one died.
+
+        Planes above all codes die, planes below all codes do and the step doubles, and where codes have grown out of
+        their planes a new one lives (at most 8): no code changes its value.
+        """
+        if self.pinned or not self.count:
+            return False
+        codes = (weight / self._step()).round_().clamp_(1 - 2**PLANES, 2**PLANES - 1)
+        if not bool(codes.any()):
+            return True
+        zeros = halvings(codes, self._step())
+        self.step.mul_(2.0**zeros)
+        self.write(weight, (codes / 2**zeros).to(torch.int16))
+        return False
+
+    @torch.no_grad()
+    def write(self, weight: Tensor, codes: Tensor) -> None:
+        """Make `codes` the state: their digits, and as many planes as the largest needs."""
+        self.codes.copy_(codes)
+        place = torch.arange(PLANES, device=codes.device)
+        self.places.copy_(2.0**place * (place < int(codes.abs().max()).bit_length()))
+        self.planes.copy_(digits(codes))
+        self.norms.copy_(torch.linalg.vector_norm(self.planes.flatten(2), dim=(0, 2)))
+        self.held.copy_(self._step())
+        weight.copy_(self.codes * self.held)
+
+    @torch.no_grad()
+    def spare(self, weight: Tensor, codes: Tensor) -> None:
+        """Go on with `codes` rounded to one plane (least squared error), which no penalty takes anything from."""
+        one = Integers(-1, 1)
+        clip = least_squares_clip(codes.float().reshape(1, -1), one)
+        self.step.mul_(clip.squeeze())
+        self.write(weight, one.nearest(codes / clip).to(torch.int16))
+        self.spared.fill_(True)
+
+    @torch.no_grad()
+    def fix(self) -> None:
+        """From now on the precision stays, and the weight is trained itself."""
+        self.fixed = True
+        if not self.pace:
+            self.pace.copy_(self._pace() if self.count else torch.ones_like(self.pace))
+
+    def _step(self) -> Tensor:
+        """The step as it is stored; LSQ's gradient factor, damped where there are many levels."""
+        factor = 1.0
+        if self.fixed:
+            factor = 1 / (math.sqrt(self.codes.numel()) * max(1, 2**self.count - 1))
+        return stored_scale(self.step, 1.0, factor, self.fp16)
+
+    def _pace(self) -> Tensor:
+        """How fast the planes that live move the weight, against the learning rate."""
+        return self.speed * self.held**2 * self.places.square().sum()
 
     def _weighing(self) -> Tensor:
         """Alpha, times the reweighing by the planes that live now."""
         share = (self.places > 0).sum() * (self.codes.numel() / self.total) if self.reweighs else 1.0
         return self.strength * share * ~self.spared
-
-    def param_groups(self, latents: tuple[Tensor, ...], lr: float, weight_decay: float) -> list[ParamGroup]:
-        """The step does not decay. Planes learn so fast that the weight moves as at `lr`, and decay as at `lr`."""
-        planes = {"params": [latents[0]], "lr": lr * self.speed, "weight_decay": weight_decay / self.speed}
-        return [planes, {"params": [self.step], "lr": lr, "weight_decay": 0.0}]
-
-    @torch.no_grad()
-    def adjust(self, planes: Tensor) -> bool:
-        """Write the planes anew as exact digits, with those that are needed alive; whether the last ones died.
-
-        Planes above all codes die, planes below all codes do and the step doubles, and where codes have grown out of
-        their planes a new one lives (at most 8): no code changes its value.
-        """
-        if self.pinned or not self.planes:
-            return False
-        codes = summed(planes, self.places).round_().clamp_(1 - 2**PLANES, 2**PLANES - 1)
-        if not bool(codes.any()):
-            return True
-        zeros = halvings(codes, self._step())
-        self.write(planes, (codes / 2**zeros).to(torch.int16))
-        self.step.mul_(2.0**zeros)
-        return False
-
-    @torch.no_grad()
-    def write(self, planes: Tensor, codes: Tensor) -> None:
-        """Make `codes` the state: their digits, and as many planes as the largest needs."""
-        self.codes.copy_(codes)
-        count = int(codes.abs().max()).bit_length()
-        self.places.copy_(2.0 ** torch.arange(PLANES) * (torch.arange(PLANES) < count))
-        planes.copy_(digits(codes))
-        self.norms.copy_(_norms(planes))
-
-    @torch.no_grad()
-    def spare(self, planes: Tensor, codes: Tensor) -> None:
-        """Go on with `codes` rounded to one plane (squared error), which nothing is taken from any more."""
-        one = Integers(-1, 1)
-        scale = least_squares_clip(codes.float().reshape(1, -1), one)
-        self.write(planes, one.nearest(codes / scale).to(torch.int16))
-        self.step.mul_(scale.squeeze())
-        self.spared.fill_(True)
-
-    @torch.no_grad()
-    def settle(self, planes: Tensor, weight: Tensor) -> None:
-        """From now on a float weight is trained, on the levels that the planes have found."""
-        top = int(self.places.sum())
-        weight.copy_(whole(planes, self.places) * self._step())
-        self.levels = Integers(-top, top)
-        weight.requires_grad_(planes.requires_grad)
-        planes.requires_grad_(False)
-
-    def _step(self) -> Tensor:
-        """The step as it is stored."""
-        factor = 1.0 if self.levels is None else 1 / (math.sqrt(self.codes.numel()) * max(1, self.levels.high))
-        return stored_scale(self.step, 1.0, factor, self.fp16)

@@ -46,7 +46,7 @@ class Recipe:
 
 
 RECIPES = {
-    "lenet5": Recipe(images.mnist, 8, 0.05, 6, 4),
+    "lenet5": Recipe(images.mnist, 4, 0.05, 3, 2),
     "resnet20": Recipe(images.cifar10, 100, 0.1, 2, 2, alphas=(2e-3, 3e-3, 5e-3)),
 }
 OWN = Recipe(Task, 0, 0.0, 2, 2, alphas=(2e-3, 3e-3, 5e-3))

@@ -25,7 +25,6 @@ Needs the network's code and training data.
 """
 
 import logging
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -171,11 +170,10 @@ class Bsq(TrainedMethod):
             quantizer.write(weight, torch.zeros_like(before))
             if self._constant(network, job):
                 quantizer.spare(weight, before)
-                warnings.warn(
-                    f"all planes of {name} died, and without it the network says the same of every input: it goes on "
-                    f"with one plane of its last good state, unpenalised; alpha={self.alpha:g} is too much for it",
-                    stacklevel=2,
-                )
+                _log.warning(
+                    "all planes of %s died, and without it the network says the same of every input: it goes on with "
+                    "one plane of its last good state, unpenalised; alpha=%g is too much for it", name, self.alpha,
+                )  # fmt: skip
 
     def _constant(self, network: nn.Module, job: Job) -> bool:
         """Whether the network has the same outputs for all samples of a batch (and where there are none to tell)."""

@@ -15,6 +15,7 @@ from ...quantizers.weight import least_squares_clip
 
 PLANES = 8  # of each sign
 HIGHEST = 2.0  # value of a plane's element: above 1, so that a carry can ask for one more plane
+FARTHEST = 2.0**16  # that a step goes from where it began: almost empty tensors would leap to infinity
 PIECE = 1 << 12  # weights whose planes are worked on together, in the cache
 # What the authors' recipe takes from the norm of a plane in the whole training, for alpha = 1 and a reweighing of 1:
 # the sum of its learning rates (0.1 for 250 epochs, 0.01 for 100, 391 steps each) over 1 - momentum. On their
@@ -102,9 +103,10 @@ class BitPlanes(Quantizer):
         with torch.no_grad():
             held = stored_scale(self.step, 1.0, 1.0, self.fp16)
         codes = (weight.float() / held).round().clamp(-top, top).to(torch.int16)
-        # The planes' rate for which the weight moves as at the learning rate: 1 / sum of (2^b step)^2.
-        self.speed = 3 / (float(held) ** 2 * (4**count - 1))
-        self.register_buffer("places", 2.0 ** torch.arange(PLANES) * (torch.arange(PLANES) < count))
+        # The rate of planes for which the weight moves as at the learning rate, 1 / sum of (2^b step)^2.
+        self.speed, self.first = 3 / (4**count - 1), float(held)
+        alive = torch.arange(PLANES) < (count if bool(codes.any()) else 0)
+        self.register_buffer("places", 2.0 ** torch.arange(PLANES) * alive)
         self.register_buffer("planes", digits(codes))
         self.register_buffer("codes", codes)
         self.register_buffer("norms", torch.linalg.vector_norm(self.planes.flatten(2), dim=(0, 2)))
@@ -156,8 +158,9 @@ class BitPlanes(Quantizer):
         self.shrunk.copy_(self.progress)
         lost = SHRINK * math.sqrt(self.total) * share * self._weighing()
         keep = (1 - lost / self.norms[:count].clamp(min=1e-30)).clamp(min=0).view(count, 1)
+        self.step.clamp_(-FARTHEST * self.first, FARTHEST * self.first)
         places, step = self.places[:count], self._step()
-        pull = (places * self.held * self.speed).view(count, 1)
+        pull = (places * (self.held / self.first) * (self.speed / self.first)).view(count, 1)
         squares = torch.zeros_like(places)
         planes, flat = self.planes.view(2, PLANES, -1)[:, :count], weight.view(-1)
         for start in range(0, flat.numel(), PIECE):
@@ -233,7 +236,8 @@ class BitPlanes(Quantizer):
 
     def _pace(self) -> Tensor:
         """How fast the planes that live move the weight, against the learning rate."""
-        return self.speed * self.held**2 * self.places.square().sum()
+        pace: Tensor = self.speed * (self.held / self.first) ** 2 * self.places.square().sum()
+        return pace
 
     def _weighing(self) -> Tensor:
         """Alpha, times the reweighing by the planes that live now."""

@@ -152,8 +152,8 @@ def test_a_stopped_training_goes_on_to_the_same_bytes_in_both_phases_and_starts_
     network: nn.Module, task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tersenet.training.run.EVERY", 0.0)
-    batches, source = list(task.split("train"))[:8], open_module(network)
-    chosen = Bsq(alpha=1.5e-3, epochs=3, refine=2, act_bits=4, distill=0.5)
+    batches, source = list(task.split("train"))[:4], open_module(network)
+    chosen = Bsq(alpha=1e-3, epochs=2, refine=2, act_bits=4, distill=0.5)
 
     def result(folder: str, stop: int, resume: bool, start: Path | None = None) -> bytes:
         given = replace(task.for_method(), train=Batches(batches, stop))
@@ -161,9 +161,9 @@ def test_a_stopped_training_goes_on_to_the_same_bytes_in_both_phases_and_starts_
         tersenet.save(chosen.model(source, chosen.compress(job)), tmp_path / f"{folder}.terse", force=True)
         return (tmp_path / f"{folder}.terse").read_bytes()
 
-    whole, steps = result("whole", -1, False), len(batches)
+    whole = result("whole", -1, False)
     assert result("whole", -1, True) == whole  # of a finished training
-    for at in (8 + steps + 3, 8 + 3 * steps + 5):  # calibration took the first eight
+    for at in (4 + 4 + 3, 4 + 8 + 4 + 2):  # calibration took four
         with pytest.raises(Stopped):
             result(f"stopped at {at}", at, False)
         assert result(f"stopped at {at}", -1, True) == whole

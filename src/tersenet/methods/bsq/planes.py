@@ -102,7 +102,7 @@ class BitPlanes(Quantizer):
         self.step = torch.nn.Parameter(step)
         with torch.no_grad():
             held = stored_scale(self.step, 1.0, 1.0, self.fp16)
-        codes = (weight.float() / held).round().clamp(-top, top).to(torch.int16)
+        codes = (weight.float() / held).round().clamp(-top, top).to(torch.int32)
         # The rate of planes for which the weight moves as at the learning rate, 1 / sum of (2^b step)^2.
         self.speed, self.first = 3 / (4**count - 1), float(held)
         alive = torch.arange(PLANES) < (count if bool(codes.any()) else 0)
@@ -141,7 +141,7 @@ class BitPlanes(Quantizer):
         step, top = self._step(), self.places.sum()
         q = (weight / step).round_().clamp_(-top, top)
         zeros = halvings(q, step)
-        codes = (q / 2**zeros).to(torch.int16)
+        codes = (q / 2**zeros).to(torch.int32)
         codes = codes.to(torch.int8) if int(codes.abs().max()) <= 127 else codes
         scale = (step * 2**zeros).to("cpu", torch.float16 if self.fp16 else torch.float32)
         return QTensor(codes.cpu(), Uniform(scale), self.dtype)
@@ -197,7 +197,7 @@ class BitPlanes(Quantizer):
             return True
         zeros = halvings(codes, self._step())
         self.step.mul_(2.0**zeros)
-        self.write(weight, (codes / 2**zeros).to(torch.int16))
+        self.write(weight, (codes / 2**zeros).to(torch.int32))
         return False
 
     @torch.no_grad()
@@ -217,7 +217,7 @@ class BitPlanes(Quantizer):
         one = Integers(-1, 1)
         clip = least_squares_clip(codes.float().reshape(1, -1), one)
         self.step.mul_(clip.squeeze())
-        self.write(weight, one.nearest(codes / clip).to(torch.int16))
+        self.write(weight, one.nearest(codes / clip).to(torch.int32))
         self.spared.fill_(True)
 
     @torch.no_grad()

@@ -27,8 +27,9 @@ class _Rounded(torch.autograd.Function):
     """`step * clip(round(w / step))`, the clip at `+-top`.
 
     Backward, while planes are trained: straight through rounding and clip; for the step `sum(g q) / sum(q^2)`, with
-    which the weight moves along itself as fast as in other directions. With `fixed` precision: LSQ's formulas. The
-    step's gradient is multiplied by `pace`, that of the weight against the learning rate.
+    which the weight moves along itself as fast as in other directions. With `fixed` precision: LSQ's formulas, with
+    the factor `1 / (sqrt(numel) top)` in place of its root of `top`, too fast for many levels. The step's gradient is
+    multiplied by `pace`, that of the weight against the learning rate.
     """
 
     @staticmethod
@@ -45,7 +46,8 @@ class _Rounded(torch.autograd.Function):
         if x is None:
             return g, pace * (g * q).sum() / q.square().sum().clamp(min=1), None, None, None
         inside = x.abs() <= top
-        return g * inside, pace * (g * torch.where(inside, q - x, q)).sum(), None, None, None
+        damped = pace / (math.sqrt(q.numel()) * top.clamp(min=1))
+        return g * inside, damped * (g * torch.where(inside, q - x, q)).sum(), None, None, None
 
 
 def summed(planes: Tensor, places: Tensor) -> Tensor:
@@ -228,11 +230,8 @@ class BitPlanes(Quantizer):
             self.pace.copy_(self._pace() if self.count else torch.ones_like(self.pace))
 
     def _step(self) -> Tensor:
-        """The step as it is stored; LSQ's gradient factor, damped where there are many levels."""
-        factor = 1.0
-        if self.fixed:
-            factor = 1 / (math.sqrt(self.codes.numel()) * max(1, 2**self.count - 1))
-        return stored_scale(self.step, 1.0, factor, self.fp16)
+        """The step as it is stored."""
+        return stored_scale(self.step, 1.0, 1.0, self.fp16)
 
     def _pace(self) -> Tensor:
         """How fast the planes that live move the weight, against the learning rate."""

@@ -64,7 +64,7 @@ class Bsq(TrainedMethod):
 
     alpha: Annotated[float, Within(least=0)] = 5e-3
     """Strength of the penalty: more of it, fewer bits."""
-    planes: Annotated[int, Within(1, PLANES)] = PLANES
+    planes: Annotated[int, Within(1, 8)] = 8
     """Bit planes of a weight at the start, the sign not counted."""
     every: Annotated[int, Within(least=1)] = 1
     """Epochs between two adjustments of the precisions."""

@@ -17,9 +17,9 @@ Departures: the penalty is a proximal step after the optimizer's, in proportion 
 training, and scaled so that a plane loses what the authors' 350 epochs on ResNet-20 take from it, however few the
 epochs and whatever the rate (`alpha` is theirs). Planes learn at a rate at which the weight moves as fast as if it were
 trained itself. Layers that `layer_bits` names keep that width, the sign counted. The float weights of the last phase
-are trained by LSQ's rule; the authors' are in [-1, 1]. Inputs have LSQ's learned ranges; the authors use the largest of
-the batch, at test time too. Only planes are clipped to [0, 2]. Biases, with `biases`, are penalised by 1 in place of
-the share of their layer.
+are trained by LSQ's rule, at a rate times their mean square against that at the start; the authors' are in [-1, 1].
+Inputs have LSQ's learned ranges; the authors use the largest of the batch, at test time too. Only planes are clipped to
+[0, 2]. Biases, with `biases`, are penalised by 1 in place of the share of their layer.
 
 Needs the network's code and training data.
 """
@@ -137,7 +137,7 @@ class Bsq(TrainedMethod):
         if phase and not any(each.quantizer.pace for each in found):
             self._adjust(network, job)
         for each in found if phase else ():
-            each.quantizer.fix()
+            each.quantizer.fix(each.weight)
 
     def on_epoch(self, network: nn.Module, epoch: int, optimizer: torch.optim.Optimizer, job: Job) -> None:
         """Precisions are adjusted, and the optimizer forgets how planes moved that do not exist any more."""

@@ -96,7 +96,7 @@ class BitPlanes(Quantizer):
     def __init__(self, weight: Tensor, count: int, strength: float, *, reweighs: bool, pinned: bool) -> None:
         super().__init__()
         self.strength, self.reweighs, self.pinned, self.dtype = strength, reweighs, pinned, weight.dtype
-        self.total = weight.numel()
+        self.total, self.power = weight.numel(), float(weight.float().square().mean())
         self.fixed = False
         top = 2.0**count - 1
         step = (weight.float().abs().max() / top).clamp(min=1e-30)
@@ -178,7 +178,7 @@ class BitPlanes(Quantizer):
         self.held.copy_(step)
 
     def param_groups(self, latents: tuple[Tensor, ...], lr: float, weight_decay: float) -> list[ParamGroup]:
-        """The step does not decay. When the precision is fixed, the weight goes on at the rate that planes gave it."""
+        """The step does not decay. When the precision is fixed, the weight learns at its `pace`."""
         groups: list[ParamGroup] = [{"params": [self.step], "lr": lr, "weight_decay": 0.0}]
         if self.fixed:
             pace = float(self.pace)
@@ -223,11 +223,12 @@ class BitPlanes(Quantizer):
         self.spared.fill_(True)
 
     @torch.no_grad()
-    def fix(self) -> None:
-        """From now on the precision stays, and the weight is trained itself."""
+    def fix(self, weight: Tensor) -> None:
+        """From now on the precision stays, and the weight is trained itself: at a rate in proportion to its mean square
+        against that at the start, because the gradient of a weight before a batch norm is in proportion to 1 / |w|."""
         self.fixed = True
         if not self.pace:
-            self.pace.copy_(self._pace() if self.count else torch.ones_like(self.pace))
+            self.pace.copy_(weight.square().mean() / self.power if self.count else torch.ones_like(self.pace))
 
     def _step(self) -> Tensor:
         """The step as it is stored."""

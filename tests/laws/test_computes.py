@@ -37,6 +37,7 @@ OF_ALL = {
     "pot": [{"bits": 3, "act_bits": 4}],
     "apot": [{"bits": 3, "bn": "scale-shift", "oscillation": "freeze"}],
     "imprint": [{"average_bits": 5.0, "act_bits": 4}],
+    "bsq": [{"refine": 1, "act_bits": 4, "alpha": 1e-3}, {"refine": 0, "bn": "pair", "biases": True, "alpha": 1e-4}],
     "accgrad": [
         {"epochs": 3, "warmup": 1, "share": 0.6, "bits": (6,)}, {"epochs": 2, "mode": "post", "bn": "scale-shift"},
         {"epochs": 2, "warmup": 1, "mode": "in", "share": 0.6, "low_bits": 2},

@@ -46,6 +46,14 @@ bool trellis_indices(const int32_t* codes, size_t count, bool plain, int32_t* in
 bool round_with_feedback(const float* weight, size_t rows, size_t columns, float scale, size_t kernel, const float* alpha,
                          const float* beta, int32_t* codes);
 
+// The gradient of the mode of the categorical distribution over the codes from `low` to `high`: `out` is that of the values
+// in units of the step, the sums are those of `grads * code`, of the gradient by log t, and of `out * value / step`.
+struct ModeSums {
+  double by_code, by_log_t, by_u_times_u;
+};
+ModeSums mode_gradient(const float* values, const float* grads, size_t count, float step, float t, int low, int high,
+                       float* out, bool plain);
+
 // Fixed-width fields, least significant bit first: bytes of `count` fields of `width` bits.
 inline size_t packed_size(size_t count, int width) {
   size_t bits;

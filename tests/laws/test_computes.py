@@ -32,6 +32,10 @@ OF_ALL = {
     "lsq": [{"bits": 3, "act_bits": 4}, {"bits": 2, "bn": "pair", "ends": "keep", "granularity": "channel"}],
     "pot": [{"bits": 3, "act_bits": 4}],
     "apot": [{"bits": 3, "bn": "pair", "remedy": "freeze"}],
+    "cpq": [
+        {"bits": 3, "act_bits": 3, "dropbits": True}, {"bits": 2, "bn": "pair", "ends": "8"},
+        {"bits": 4, "act_bits": 4, "heterogeneous": True, "penalty": 30.0, "refine": 1},
+    ],
     "imprint": [{"average_bits": 5.0, "act_bits": 4}],
     "accgrad": [
         {"epochs": 3, "warmup": 1, "share": 0.6, "bits": (6,)}, {"epochs": 2, "mode": "post", "bn": "pair"},

@@ -2,7 +2,7 @@
 
 Codes k of b bits, `-2^(b-1)` to `2^(b-1) - 1`, mean `k step`. Logistic noise of scale sigma around a weight w falls
 into the cell of k with the probability `pi_k = S((k step + step/2 - w) / sigma) - S((k step - step/2 - w) / sigma)`, S
-the sigmoid, and `r_k = pi_k / sum_j pi_j`. Forward: the mode, which is the nearest level, clipped. Backward (multi-class
+the sigmoid, and `r_k = pi_k / sum_j pi_j`. Forward: the mode: the nearest level, clipped. Backward (multi-class
 STE): with k the mode, `dL/dr_k = dL/dw' k step`, 0 for every other level, and r_k by its formula: gradients reach w,
 step and sigma, which learn per tensor. The gradient of w is 0 in the middle of a cell, grows towards its edges and
 changes its sign in between; in the cell of 0 it is exactly 0, so that weights there move by momentum, weight decay and

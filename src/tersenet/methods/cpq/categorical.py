@@ -3,7 +3,7 @@
 In units of the step: `u = x / step`, `t = step / sigma`. Logistic noise of scale sigma around x falls into the cell of
 code k with the probability `pi_k = S(t (k + 1/2 - u)) - S(t (k - 1/2 - u))`, S the sigmoid. The codes lie in nested
 ranges, the ring between two of them has a mask: `r_k = M(k) pi_k / sum_j M(j) pi_j`. Sums over a range telescope, so
-nothing is ever held for every level: `sum over a range of pi = S(t (high + 1/2 - u)) - S(t (low - 1/2 - u))`.
+no number is ever held for every level: `sum over a range of pi = S(t (high + 1/2 - u)) - S(t (low - 1/2 - u))`.
 
 Differences of sigmoids are computed as products, `S(a) - S(b) = S(a) S(-b) (1 - e^(b - a))`, which lose no digits.
 """
@@ -14,8 +14,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ...codec.native import isa, native
+
 Range = tuple[int, int]
-PIECE = 1 << 14  # elements that are worked on together: what a cache holds of a dozen buffers
+PIECE = 1 << 13  # elements that are worked on together: what a cache holds of a dozen buffers
 FAR = 30.0  # e^-30 is nothing: further outside of the range than this (in units of sigma) all gradients are 0
 
 
@@ -37,42 +39,70 @@ def round_to_mode(values: Tensor, by: Categorical, full: bool = False) -> Tensor
     Backward, multi-class STE: the gradient of the one-hot mode goes to its own r_k and to no other (`full`: to all of
     them, which is nearly the ordinary straight-through estimator). Gradients reach values, step, sigma and masks.
     """
-    result: Tensor = _Mode.apply(values, by.step, by.sigma, by.masks, by.ranges, full)  # type: ignore[no-untyped-call]
+    ends = [end for codes in by.ranges for end in codes]
+    result: Tensor = _rounded(values, by.step, by.sigma, by.masks, ends, full)
     return result
 
 
-class _Mode(torch.autograd.Function):
-    """Keeps nothing but its inputs, and works on pieces that stay in the cache."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, values: Tensor, step: Tensor, sigma: Tensor, masks: Tensor, ranges: tuple[Range, ...], full: bool
-    ) -> Tensor:
-        values = values.contiguous()
-        ctx.save_for_backward(values, step, sigma, masks)
-        ctx.ranges, ctx.full = ranges, full
-        result = torch.empty_like(values)
-        for given, out in _pieces(values, result):
+# Operators of torch, so that compiling a network does not look into them.
+@torch.library.custom_op("tersenet::round_to_mode", mutates_args=())
+def _rounded(values: Tensor, step: Tensor, sigma: Tensor, masks: Tensor, ends: list[int], full: bool) -> Tensor:
+    values, ranges = values.contiguous(), _ranges(ends)
+    result = torch.empty_like(values)
+    for given, out in _pieces(values, result):
+        if len(ranges) == 1:
+            torch.div(given, step, out=out).round_().clamp_(*ranges[0]).mul_(step)
+        else:
             torch.mul(mode(given / step, step / sigma, masks, ranges), step, out=out)
-        return result
+    return result
 
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        values, step, sigma, masks = ctx.saved_tensors
-        t, slopes = step / sigma, _of_all if ctx.full else _of_mode
-        by_value = torch.empty_like(values)
-        by_step, by_t, by_masks = torch.zeros_like(step), torch.zeros_like(step), torch.zeros_like(masks)
-        for given, g, out in _pieces(values, grads[0].contiguous(), by_value):
-            u = given / step
-            k = mode(u, t, masks, ctx.ranges)
-            by_step += torch.dot(g, k)
-            u = _near(u, t, masks, ctx.ranges)
-            by_u, by_log_t, by_mask = slopes(u, k, g, t, masks, ctx.ranges)
-            out.copy_(by_u)
-            by_step += by_log_t.sum() - torch.dot(by_u, u)
-            by_t += by_log_t.sum()
-            by_masks += by_mask
-        return by_value, by_step, -t * by_t, step * by_masks, None, None
+
+@torch.library.custom_op("tersenet::round_to_mode_backward", mutates_args=())
+def _backward(
+    grad: Tensor, values: Tensor, step: Tensor, sigma: Tensor, masks: Tensor, ends: list[int], full: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    values, grad, t, ranges = values.contiguous(), grad.contiguous(), step / sigma, _ranges(ends)
+    by_value, module = torch.empty_like(values), _native(values, len(ranges) > 1 or full)
+    if module is not None:
+        flat = [each.view(-1).numpy() for each in (values, grad, by_value)]
+        by_code, by_log_t, by_u = module.mode_gradient(*flat[:2], float(step), float(t), *ranges[0], flat[2], isa())
+        by_t = step.new_tensor(by_log_t)
+        return by_value, by_t + (by_code - by_u), -t * by_t, torch.zeros_like(masks)
+    by_step, by_t, by_masks = torch.zeros_like(step), torch.zeros_like(step), torch.zeros_like(masks)
+    for given, g, out in _pieces(values, grad, by_value):
+        u = given / step
+        k = mode(u, t, masks, ranges)
+        by_step += torch.dot(g, k)
+        u = _near(u, t, masks, ranges)
+        by_u, by_log_t, by_mask = (_of_all if full else _of_mode)(u, k, g, t, masks, ranges)
+        out.copy_(by_u)
+        by_step += by_log_t.sum() - torch.dot(by_u, u)
+        by_t += by_log_t.sum()
+        by_masks += by_mask
+    return by_value, by_step, -t * by_t, step * by_masks
+
+
+def _native(values: Tensor, general: bool) -> Any:
+    """The native module, where it has what is needed: one range, the mode's gradient, fp32 on a CPU."""
+    return native() if not general and values.device.type == "cpu" and values.dtype == torch.float32 else None
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    *tensors, ctx.ends, ctx.full = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def _given_back(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    return (*_backward(grad, *ctx.saved_tensors, ctx.ends, ctx.full), None, None)
+
+
+_rounded.register_autograd(_given_back, setup_context=_keep)
+_rounded.register_fake(lambda values, *rest: torch.empty_like(values))
+_backward.register_fake(lambda grad, *given: tuple(torch.empty_like(each) for each in given[:4]))
+
+
+def _ranges(ends: list[int]) -> tuple[Range, ...]:
+    return tuple(zip(ends[::2], ends[1::2], strict=True))
 
 
 def _pieces(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:

@@ -1,4 +1,4 @@
-// The gradient of the mode of a categorical distribution over levels; its reference and its formulas are in
+// The mode of a categorical distribution over levels, and its gradient; the reference and the formulas are in
 // src/tersenet/methods/cpq/categorical.py. Lanes are independent and sums are kept per lane, in vectors that every compiler and machine has.
 #include <cmath>
 #include <cstring>
@@ -12,6 +12,7 @@ constexpr size_t kLanes = 8;
 constexpr size_t kFlush = 128;  // blocks of lanes between two additions to the sums in double
 constexpr float kFar = 30.0f;   // in units of sigma: further outside all gradients are 0
 constexpr float kMagic = 12582912.0f;  // x + kMagic - kMagic is x rounded to even, for |x| below 2^22
+constexpr int kMostRanges = kMostRings + 1;
 using Lanes = float __attribute__((vector_size(4 * kLanes)));
 using Bits = int32_t __attribute__((vector_size(4 * kLanes)));
 
@@ -35,37 +36,108 @@ __attribute__((always_inline)) inline Lanes exponential(Lanes x) {
 }
 
 struct Constants {
-  float step, t, low, high, near_low, near_high, top, bottom, edge, ratio, constant;
+  float step, t, near_low, near_high, edge, cosh_half, own;
+  int count;
+  struct {
+    float low, high, mask, part, probability, constant;
+  } ranges[kMostRanges];  // from the inmost on
 };
 
 struct Sums {
-  Lanes by_code, by_log_t, by_u_times_u;
+  Lanes by_code, by_log_t, by_u_times_u, by_masks[kMostRanges];
 };
 
-__attribute__((always_inline)) inline void block(const float* values, const float* grads, const Constants& c, float* out,
-                                                 Sums& sums) {
-  Lanes u, g;
-  std::memcpy(&u, values, sizeof u);
-  std::memcpy(&g, grads, sizeof g);
-  u = u / c.step;
-  const Lanes k = (clamped(u, c.low, c.high) + kMagic) - kMagic;
-  u = clamped(u, c.near_low, c.near_high);
-  const Lanes d = (k - u) * c.t, over = (u - c.top) * c.t, under = (c.bottom - u) * c.t;
-  const Lanes e = exponential(d), above = 1.0f + exponential(over), below = 1.0f + exponential(under);
-  const Lanes sa = e / (e + c.edge), sb = 1.0f / (1.0f + c.edge * e), s_top = 1.0f / above, s_bottom = 1.0f / below;
-  const Lanes h = g * k * (sa * sb * c.ratio) * (above * below);
-  const Lanes by_u = h * c.t * ((sa - sb) - (s_top - s_bottom));
-  const float half = 0.5f * c.t;
-  const Lanes slope = (d + half) * (1.0f - sa) - (d - half) * (1.0f - sb) + over * (1.0f - s_top) +
-                      under * (1.0f - s_bottom) + c.constant;
-  std::memcpy(out, &by_u, sizeof by_u);
-  sums.by_code += g * k;
-  sums.by_log_t += h * slope;
-  sums.by_u_times_u += by_u * u;
+__attribute__((always_inline)) inline Lanes loaded(const float* from) {
+  Lanes x;
+  std::memcpy(&x, from, sizeof x);
+  return x;
 }
 
-__attribute__((always_inline)) inline ModeSums all(const float* values, const float* grads, size_t count, const Constants& c,
-                                                   float* out) {
+__attribute__((always_inline)) inline Lanes nearest(Lanes u, float low, float high) {
+  return (clamped(u, low, high) + kMagic) - kMagic;
+}
+
+// The code with the largest M pi of the nearest codes of all rings, and its mask. pi falls as 1 / (cosh(t d) + cosh(t / 2)).
+template <bool kOne>
+__attribute__((always_inline)) inline Lanes mode(Lanes u, const Constants& c, Lanes& mask) {
+  Lanes best = nearest(u, c.ranges[0].low, c.ranges[0].high);
+  mask = Lanes{} + c.ranges[0].mask;
+  for (int r = 1; r < (kOne ? 1 : c.count); ++r) {
+    const Lanes other = nearest(u, c.ranges[r].low, c.ranges[r].high);
+    Lanes far = (best - u) * c.t, near = (other - u) * c.t;
+    far = far < 0.0f ? -far : far;
+    near = near < 0.0f ? -near : near;
+    const Lanes e_far = exponential(-far), e_near = exponential(-near);
+    const Lanes left = c.ranges[r].mask * (e_far * (c.cosh_half + 0.5f * e_far) + 0.5f) * exponential(clamped(far - near, 0, 60));
+    const Bits better = (left > mask * (e_near * (c.cosh_half + 0.5f * e_near) + 0.5f)) & (other != best);
+    best = better ? other : best;
+    mask = better ? Lanes{} + c.ranges[r].mask : mask;
+  }
+  return best;
+}
+
+template <bool kOne>
+__attribute__((always_inline)) inline void rounded_block(const float* values, const Constants& c, float* out) {
+  Lanes mask;
+  const Lanes result = mode<kOne>(loaded(values) / c.step, c, mask) * c.step;
+  std::memcpy(out, &result, sizeof result);
+}
+
+template <bool kOne>
+__attribute__((always_inline)) inline void gradient_block(const float* values, const float* grads, const Constants& c,
+                                                          float* out, Sums& sums) {
+  const Lanes g = loaded(grads);
+  Lanes u = loaded(values) / c.step, mask;
+  const Lanes k = mode<kOne>(u, c, mask);
+  u = clamped(u, c.near_low, c.near_high);
+  const Lanes d = (k - u) * c.t, e = exponential(d);
+  const Lanes both = 1.0f / ((e + c.edge) * (1.0f + c.edge * e));
+  const Lanes sa = e * (1.0f + c.edge * e) * both, sb = (e + c.edge) * both;
+  Lanes total{}, total_u{}, total_t{}, inside[kOne ? 1 : kMostRanges];
+  for (int r = 0; r < (kOne ? 1 : c.count); ++r) {
+    const auto& range = c.ranges[r];
+    const Lanes over = (u - (range.high + 0.5f)) * c.t, under = ((range.low - 0.5f) - u) * c.t;
+    const Lanes above = 1.0f + exponential(over), below = 1.0f + exponential(under), product = 1.0f / (above * below);
+    const Lanes s_top = below * product, s_bottom = above * product;
+    inside[r] = product * range.probability;
+    const Lanes share = inside[r] * range.part;
+    total += share;
+    total_u += share * (s_top - s_bottom);
+    total_t += share * (range.constant - over * (1.0f - s_top) - under * (1.0f - s_bottom));
+  }
+  const Lanes one = 1.0f / total, h = g * k * (e * both * c.own) * mask * one;
+  const Lanes by_u = h * c.t * ((sa - sb) - total_u * one);
+  const float half = 0.5f * c.t;
+  const Lanes own_t = (d + half) * (1.0f - sa) - (d - half) * (1.0f - sb) + c.ranges[c.count].constant;
+  std::memcpy(out, &by_u, sizeof by_u);
+  sums.by_code += g * k;
+  sums.by_log_t += h * (own_t - total_t * one);
+  sums.by_u_times_u += by_u * u;
+  if (kOne) return;
+  for (int r = 0; r < c.count; ++r) {
+    const auto& range = c.ranges[r];
+    const Lanes ring = r ? inside[r] - inside[r - 1] : inside[r];
+    Bits there = (k >= range.low) & (k <= range.high);
+    if (r) there &= (k < c.ranges[r - 1].low) | (k > c.ranges[r - 1].high);
+    const Lanes own = there ? h / range.mask : Lanes{};
+    sums.by_masks[r] += own - h * ring * one;
+  }
+}
+
+template <bool kOne>
+__attribute__((always_inline)) inline void all_rounded(const float* values, size_t count, const Constants& c, float* out) {
+  size_t at = 0;
+  for (; at + kLanes <= count; at += kLanes) rounded_block<kOne>(values + at, c, out + at);
+  if (at == count) return;
+  float rest[2][kLanes] = {};
+  std::memcpy(rest[0], values + at, (count - at) * sizeof(float));
+  rounded_block<kOne>(rest[0], c, rest[1]);
+  std::memcpy(out + at, rest[1], (count - at) * sizeof(float));
+}
+
+template <bool kOne>
+__attribute__((always_inline)) inline ModeSums all_gradients(const float* values, const float* grads, size_t count,
+                                                             const Constants& c, float* out) {
   ModeSums total{};
   Sums sums{};
   const auto flush = [&] {
@@ -73,19 +145,20 @@ __attribute__((always_inline)) inline ModeSums all(const float* values, const fl
       total.by_code += sums.by_code[i];
       total.by_log_t += sums.by_log_t[i];
       total.by_u_times_u += sums.by_u_times_u[i];
+      for (int r = 0; r < c.count; ++r) total.by_masks[r] += sums.by_masks[r][i];
     }
     sums = Sums{};
   };
   size_t at = 0;
   for (size_t blocks = 0; at + kLanes <= count; at += kLanes) {
-    block(values + at, grads + at, c, out + at, sums);
+    gradient_block<kOne>(values + at, grads + at, c, out + at, sums);
     if (++blocks % kFlush == 0) flush();
   }
   if (at < count) {
     float rest[3][kLanes] = {};
     std::memcpy(rest[0], values + at, (count - at) * sizeof(float));
     std::memcpy(rest[1], grads + at, (count - at) * sizeof(float));
-    block(rest[0], rest[1], c, rest[2], sums);
+    gradient_block<kOne>(rest[0], rest[1], c, rest[2], sums);
     std::memcpy(out + at, rest[2], (count - at) * sizeof(float));
   }
   flush();
@@ -93,33 +166,60 @@ __attribute__((always_inline)) inline ModeSums all(const float* values, const fl
 }
 
 #if defined(__x86_64__)
-__attribute__((target("avx2"))) ModeSums all_avx2(const float* values, const float* grads, size_t count, const Constants& c,
-                                                  float* out) {
-  return all(values, grads, count, c, out);
+__attribute__((target("avx2,fma"))) void all_rounded_avx2(const float* values, size_t count, const Constants& c, float* out) {
+  c.count == 1 ? all_rounded<true>(values, count, c, out) : all_rounded<false>(values, count, c, out);
+}
+__attribute__((target("avx2,fma"))) ModeSums all_gradients_avx2(const float* values, const float* grads, size_t count,
+                                                            const Constants& c, float* out) {
+  return c.count == 1 ? all_gradients<true>(values, grads, count, c, out) : all_gradients<false>(values, grads, count, c, out);
 }
 #endif
 
+Constants constants_of(const Rings& rings) {
+  const double t = rings.t;
+  Constants c{};
+  c.step = rings.step;
+  c.t = rings.t;
+  c.count = static_cast<int>(rings.masks.size());
+  c.edge = static_cast<float>(std::exp(-t / 2));
+  c.cosh_half = static_cast<float>(std::cosh(t / 2));
+  c.own = static_cast<float>(-std::expm1(-t));
+  float low = 0, high = 0;
+  for (int r = 0; r < c.count; ++r) {
+    auto& range = c.ranges[r];
+    const double width = (rings.ends[2 * r + 1] - rings.ends[2 * r] + 1.0) * t;
+    range.low = static_cast<float>(rings.ends[2 * r]);
+    range.high = static_cast<float>(rings.ends[2 * r + 1]);
+    range.mask = rings.masks[r];
+    range.part = rings.masks[r] - (r + 1 < c.count ? rings.masks[r + 1] : 0.0f);
+    range.probability = static_cast<float>(-std::expm1(-width));
+    range.constant = static_cast<float>(width / std::expm1(width));
+    if (range.mask > 0) low = range.low, high = range.high;
+  }
+  c.ranges[c.count].constant = static_cast<float>(t / std::expm1(t));  // of one code
+  c.near_low = low - kFar / rings.t;
+  c.near_high = high + kFar / rings.t;
+  return c;
+}
+
 }  // namespace
 
-ModeSums mode_gradient(const float* values, const float* grads, size_t count, float step, float t, int low, int high,
-                       float* out, bool plain) {
-  const double wide = t, levels = high - low + 1.0;
-  const Constants c{step,
-                    t,
-                    static_cast<float>(low),
-                    static_cast<float>(high),
-                    static_cast<float>(low) - kFar / t,
-                    static_cast<float>(high) + kFar / t,
-                    static_cast<float>(high) + 0.5f,
-                    static_cast<float>(low) - 0.5f,
-                    static_cast<float>(std::exp(-wide / 2)),
-                    static_cast<float>(std::expm1(-wide) / std::expm1(-levels * wide)),
-                    static_cast<float>(wide / std::expm1(wide) - levels * wide / std::expm1(levels * wide))};
+void round_to_mode(const float* values, size_t count, const Rings& rings, float* out, bool plain) {
+  const Constants c = constants_of(rings);
 #if defined(__x86_64__)
-  if (!plain) return all_avx2(values, grads, count, c, out);
+  if (!plain) return all_rounded_avx2(values, count, c, out);
 #endif
   (void)plain;
-  return all(values, grads, count, c, out);
+  c.count == 1 ? all_rounded<true>(values, count, c, out) : all_rounded<false>(values, count, c, out);
+}
+
+ModeSums mode_gradient(const float* values, const float* grads, size_t count, const Rings& rings, float* out, bool plain) {
+  const Constants c = constants_of(rings);
+#if defined(__x86_64__)
+  if (!plain) return all_gradients_avx2(values, grads, count, c, out);
+#endif
+  (void)plain;
+  return c.count == 1 ? all_gradients<true>(values, grads, count, c, out) : all_gradients<false>(values, grads, count, c, out);
 }
 
 }  // namespace tersenet

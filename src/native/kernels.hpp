@@ -46,13 +46,22 @@ bool trellis_indices(const int32_t* codes, size_t count, bool plain, int32_t* in
 bool round_with_feedback(const float* weight, size_t rows, size_t columns, float scale, size_t kernel, const float* alpha,
                          const float* beta, int32_t* codes);
 
-// The gradient of the mode of the categorical distribution over the codes from `low` to `high`: `out` is that of the values
-// in units of the step, the sums are those of `grads * code`, of the gradient by log t, and of `out * value / step`.
-struct ModeSums {
-  double by_code, by_log_t, by_u_times_u;
+// A categorical distribution over codes, in units of the step: t = step / sigma, the ends of nested ranges from the inmost
+// on, and the mask of what each adds to the one before.
+constexpr int kMostRings = 16;
+struct Rings {
+  float step, t;
+  std::vector<float> masks;
+  std::vector<int32_t> ends;
 };
-ModeSums mode_gradient(const float* values, const float* grads, size_t count, float step, float t, int low, int high,
-                       float* out, bool plain);
+// out = step * mode of every value.
+void round_to_mode(const float* values, size_t count, const Rings& rings, float* out, bool plain);
+// `out` is the gradient of the values in units of the step, the sums are those of `grads * code`, of the gradient by log t,
+// of `out * value / step`, and of the gradient by every mask.
+struct ModeSums {
+  double by_code, by_log_t, by_u_times_u, by_masks[kMostRings];
+};
+ModeSums mode_gradient(const float* values, const float* grads, size_t count, const Rings& rings, float* out, bool plain);
 
 // Fixed-width fields, least significant bit first: bytes of `count` fields of `width` bits.
 inline size_t packed_size(size_t count, int width) {

@@ -239,15 +239,36 @@ void unpack_bits(nb::bytes data, int width, Out<uint32_t> values) {
   unpack(bytes, values.size(), width, values.data());
 }
 
-std::tuple<double, double, double> mode_gradient_of(In<float> values, In<float> grads, float step, float t, int low, int high,
-                                                    Out<float> out, const std::string& isa) {
-  need(values.size() == grads.size() && values.size() == out.size(), "arrays of different lengths");
+Rings rings_of(float step, float t, std::vector<float> masks, std::vector<int32_t> ends) {
   need(std::isfinite(step) && step > 0 && std::isfinite(t) && t > 0, "a positive step and temperature are needed");
-  need(low <= 0 && high >= 0 && low >= -65536 && high <= 65536, "a range of codes with 0 in it is needed");
+  need(!masks.empty() && masks.size() <= kMostRings && ends.size() == 2 * masks.size(), "one to sixteen ranges are needed");
+  for (size_t r = 0; r < masks.size(); ++r) {
+    need(ends[2 * r] >= -65536 && ends[2 * r] <= 0 && ends[2 * r + 1] >= 0 && ends[2 * r + 1] <= 65536,
+         "a range of codes with 0 in it is needed");
+    need(masks[r] >= 0 && masks[r] <= (r ? masks[r - 1] : 1) && (r || masks[r] > 0), "masks have to fall from at most 1");
+    need(!r || (ends[2 * r] <= ends[2 * r - 2] && ends[2 * r + 1] >= ends[2 * r - 1]), "ranges have to be nested");
+  }
+  return {step, t, std::move(masks), std::move(ends)};
+}
+
+void round_to_mode_of(In<float> values, float step, float t, std::vector<float> masks, std::vector<int32_t> ends, Out<float> out,
+                      const std::string& isa) {
+  need(values.size() == out.size(), "arrays of different lengths");
+  const Rings rings = rings_of(step, t, std::move(masks), std::move(ends));
   const bool plain = isa_of(isa) == Isa::scalar;
   nb::gil_scoped_release release;
-  const ModeSums sums = mode_gradient(values.data(), grads.data(), values.size(), step, t, low, high, out.data(), plain);
-  return {sums.by_code, sums.by_log_t, sums.by_u_times_u};
+  round_to_mode(values.data(), values.size(), rings, out.data(), plain);
+}
+
+std::tuple<double, double, double, std::vector<double>> mode_gradient_of(In<float> values, In<float> grads, float step, float t,
+                                                                         std::vector<float> masks, std::vector<int32_t> ends,
+                                                                         Out<float> out, const std::string& isa) {
+  need(values.size() == grads.size() && values.size() == out.size(), "arrays of different lengths");
+  const Rings rings = rings_of(step, t, std::move(masks), std::move(ends));
+  const bool plain = isa_of(isa) == Isa::scalar;
+  nb::gil_scoped_release release;
+  const ModeSums sums = mode_gradient(values.data(), grads.data(), values.size(), rings, out.data(), plain);
+  return {sums.by_code, sums.by_log_t, sums.by_u_times_u, {sums.by_masks, sums.by_masks + rings.masks.size()}};
 }
 
 auto array(const char* name) { return nb::arg(name).noconvert(); }  // an array that is taken as it is, or refused
@@ -270,8 +291,10 @@ NB_MODULE(_native, m) {
   m.def("trellis_indices", &trellis_indices_of, array("codes"), nb::arg("plain"), array("indices"), array("states"));
   m.def("round_with_feedback", &round_rows, array("weight"), nb::arg("scale"), nb::arg("kernel"), array("alpha"),
         array("beta"), array("codes"));
-  m.def("mode_gradient", &mode_gradient_of, array("values"), array("grads"), nb::arg("step"), nb::arg("t"), nb::arg("low"),
-        nb::arg("high"), array("out"), nb::arg("isa"));
+  m.def("round_to_mode", &round_to_mode_of, array("values"), nb::arg("step"), nb::arg("t"), nb::arg("masks"), nb::arg("ends"),
+        array("out"), nb::arg("isa"));
+  m.def("mode_gradient", &mode_gradient_of, array("values"), array("grads"), nb::arg("step"), nb::arg("t"), nb::arg("masks"),
+        nb::arg("ends"), array("out"), nb::arg("isa"));
   m.def("pack", &pack_bits, array("values"), nb::arg("width"));
   m.def("unpack", &unpack_bits, nb::arg("data"), nb::arg("width"), array("values"));
 }

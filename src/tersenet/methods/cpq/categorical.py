@@ -48,12 +48,13 @@ def round_to_mode(values: Tensor, by: Categorical, full: bool = False) -> Tensor
 @torch.library.custom_op("tersenet::round_to_mode", mutates_args=())
 def _rounded(values: Tensor, step: Tensor, sigma: Tensor, masks: Tensor, ends: list[int], full: bool) -> Tensor:
     values, ranges = values.contiguous(), _ranges(ends)
-    result = torch.empty_like(values)
-    for given, out in _pieces(values, result):
-        if len(ranges) == 1:
-            torch.div(given, step, out=out).round_().clamp_(*ranges[0]).mul_(step)
-        else:
-            torch.mul(mode(given / step, step / sigma, masks, ranges), step, out=out)
+    result, module = torch.empty_like(values), _module(values, full)
+    if module is not None:
+        given = float(step), float(step / sigma), masks.tolist(), ends
+        module.round_to_mode(values.view(-1).numpy(), *given, result.view(-1).numpy(), isa())
+        return result
+    for piece, out in _pieces(values, result):
+        torch.mul(mode(piece / step, step / sigma, masks, ranges), step, out=out)
     return result
 
 
@@ -62,12 +63,13 @@ def _backward(
     grad: Tensor, values: Tensor, step: Tensor, sigma: Tensor, masks: Tensor, ends: list[int], full: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     values, grad, t, ranges = values.contiguous(), grad.contiguous(), step / sigma, _ranges(ends)
-    by_value, module = torch.empty_like(values), _native(values, len(ranges) > 1 or full)
+    by_value, module = torch.empty_like(values), _module(values, full)
     if module is not None:
         flat = [each.view(-1).numpy() for each in (values, grad, by_value)]
-        by_code, by_log_t, by_u = module.mode_gradient(*flat[:2], float(step), float(t), *ranges[0], flat[2], isa())
+        distribution = float(step), float(t), masks.tolist(), ends
+        by_code, by_log_t, by_u, by_each = module.mode_gradient(*flat[:2], *distribution, flat[2], isa())
         by_t = step.new_tensor(by_log_t)
-        return by_value, by_t + (by_code - by_u), -t * by_t, torch.zeros_like(masks)
+        return by_value, by_t + (by_code - by_u), -t * by_t, step * masks.new_tensor(by_each)
     by_step, by_t, by_masks = torch.zeros_like(step), torch.zeros_like(step), torch.zeros_like(masks)
     for given, g, out in _pieces(values, grad, by_value):
         u = given / step
@@ -82,9 +84,9 @@ def _backward(
     return by_value, by_step, -t * by_t, step * by_masks
 
 
-def _native(values: Tensor, general: bool) -> Any:
-    """The native module, where it has what is needed: one range, the mode's gradient, fp32 on a CPU."""
-    return native() if not general and values.device.type == "cpu" and values.dtype == torch.float32 else None
+def _module(values: Tensor, full: bool) -> Any:
+    """The native module, where it has what is needed: the mode's gradient, in fp32 on a CPU."""
+    return native() if not full and values.device.type == "cpu" and values.dtype == torch.float32 else None
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

@@ -38,6 +38,7 @@ __attribute__((always_inline)) inline Lanes exponential(Lanes x) {
 struct Constants {
   float step, t, near_low, near_high, edge, cosh_half, own;
   int count;
+  bool straight;
   struct {
     float low, high, mask, part, probability, constant;
   } ranges[kMostRanges];  // from the inmost on
@@ -89,6 +90,7 @@ __attribute__((always_inline)) inline void gradient_block(const float* values, c
   const Lanes g = loaded(grads);
   Lanes u = loaded(values) / c.step, mask;
   const Lanes k = mode<kOne>(u, c, mask);
+  const Bits inside_range = (u >= c.ranges[c.count - 1].low) & (u <= c.ranges[c.count - 1].high);
   u = clamped(u, c.near_low, c.near_high);
   const Lanes d = (k - u) * c.t, e = exponential(d);
   const Lanes both = 1.0f / ((e + c.edge) * (1.0f + c.edge * e));
@@ -109,7 +111,8 @@ __attribute__((always_inline)) inline void gradient_block(const float* values, c
   const Lanes by_u = h * c.t * ((sa - sb) - total_u * one);
   const float half = 0.5f * c.t;
   const Lanes own_t = (d + half) * (1.0f - sa) - (d - half) * (1.0f - sb) + c.ranges[c.count].constant;
-  std::memcpy(out, &by_u, sizeof by_u);
+  const Lanes passed = c.straight ? (inside_range ? g : Lanes{}) : by_u;
+  std::memcpy(out, &passed, sizeof passed);
   sums.by_code += g * k;
   sums.by_log_t += h * (own_t - total_t * one);
   sums.by_u_times_u += by_u * u;
@@ -213,8 +216,10 @@ void round_to_mode(const float* values, size_t count, const Rings& rings, float*
   c.count == 1 ? all_rounded<true>(values, count, c, out) : all_rounded<false>(values, count, c, out);
 }
 
-ModeSums mode_gradient(const float* values, const float* grads, size_t count, const Rings& rings, float* out, bool plain) {
-  const Constants c = constants_of(rings);
+ModeSums mode_gradient(const float* values, const float* grads, size_t count, const Rings& rings, bool straight, float* out,
+                       bool plain) {
+  Constants c = constants_of(rings);
+  c.straight = straight;
 #if defined(__x86_64__)
   if (!plain) return all_gradients_avx2(values, grads, count, c, out);
 #endif

@@ -56,12 +56,13 @@ struct Rings {
 };
 // out = step * mode of every value.
 void round_to_mode(const float* values, size_t count, const Rings& rings, float* out, bool plain);
-// `out` is the gradient of the values in units of the step, the sums are those of `grads * code`, of the gradient by log t,
+// `out` is the gradient of the values (`straight`: `grads` inside the range, 0 outside), the sums are those of `grads * code`, of the gradient by log t,
 // of `out * value / step`, and of the gradient by every mask.
 struct ModeSums {
   double by_code, by_log_t, by_u_times_u, by_masks[kMostRings];
 };
-ModeSums mode_gradient(const float* values, const float* grads, size_t count, const Rings& rings, float* out, bool plain);
+ModeSums mode_gradient(const float* values, const float* grads, size_t count, const Rings& rings, bool straight, float* out,
+                       bool plain);
 
 // Fixed-width fields, least significant bit first: bytes of `count` fields of `width` bits.
 inline size_t packed_size(size_t count, int width) {

@@ -239,6 +239,14 @@ void unpack_bits(nb::bytes data, int width, Out<uint32_t> values) {
   unpack(bytes, values.size(), width, values.data());
 }
 
+bool has_fma(const std::string& isa) {
+#if defined(__x86_64__)
+  return isa_of(isa) != Isa::scalar && __builtin_cpu_supports("fma");
+#else
+  return isa_of(isa) != Isa::scalar;
+#endif
+}
+
 Rings rings_of(float step, float t, std::vector<float> masks, std::vector<int32_t> ends) {
   need(std::isfinite(step) && step > 0 && std::isfinite(t) && t > 0, "a positive step and temperature are needed");
   need(!masks.empty() && masks.size() <= kMostRings && ends.size() == 2 * masks.size(), "one to sixteen ranges are needed");
@@ -255,19 +263,19 @@ void round_to_mode_of(In<float> values, float step, float t, std::vector<float> 
                       const std::string& isa) {
   need(values.size() == out.size(), "arrays of different lengths");
   const Rings rings = rings_of(step, t, std::move(masks), std::move(ends));
-  const bool plain = isa_of(isa) == Isa::scalar;
+  const bool plain = !has_fma(isa);
   nb::gil_scoped_release release;
   round_to_mode(values.data(), values.size(), rings, out.data(), plain);
 }
 
 std::tuple<double, double, double, std::vector<double>> mode_gradient_of(In<float> values, In<float> grads, float step, float t,
                                                                          std::vector<float> masks, std::vector<int32_t> ends,
-                                                                         Out<float> out, const std::string& isa) {
+                                                                         bool straight, Out<float> out, const std::string& isa) {
   need(values.size() == grads.size() && values.size() == out.size(), "arrays of different lengths");
   const Rings rings = rings_of(step, t, std::move(masks), std::move(ends));
-  const bool plain = isa_of(isa) == Isa::scalar;
+  const bool plain = !has_fma(isa);
   nb::gil_scoped_release release;
-  const ModeSums sums = mode_gradient(values.data(), grads.data(), values.size(), rings, out.data(), plain);
+  const ModeSums sums = mode_gradient(values.data(), grads.data(), values.size(), rings, straight, out.data(), plain);
   return {sums.by_code, sums.by_log_t, sums.by_u_times_u, {sums.by_masks, sums.by_masks + rings.masks.size()}};
 }
 
@@ -294,7 +302,7 @@ NB_MODULE(_native, m) {
   m.def("round_to_mode", &round_to_mode_of, array("values"), nb::arg("step"), nb::arg("t"), nb::arg("masks"), nb::arg("ends"),
         array("out"), nb::arg("isa"));
   m.def("mode_gradient", &mode_gradient_of, array("values"), array("grads"), nb::arg("step"), nb::arg("t"), nb::arg("masks"),
-        nb::arg("ends"), array("out"), nb::arg("isa"));
+        nb::arg("ends"), nb::arg("straight"), array("out"), nb::arg("isa"));
   m.def("pack", &pack_bits, array("values"), nb::arg("width"));
   m.def("unpack", &unpack_bits, nb::arg("data"), nb::arg("width"), array("values"));
 }

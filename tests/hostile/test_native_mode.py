@@ -25,7 +25,7 @@ def good(function: str) -> dict[str, Any]:
     values = np.linspace(-3, 3, COUNT, dtype=np.float32)
     given = {"values": values, "step": 0.5, "t": 3.0, "masks": [1.0, 0.5], "ends": [-1, 0, -2, 1]}
     given |= {"out": np.zeros(COUNT, np.float32), "isa": ""}
-    return given if function == "round_to_mode" else {**given, "grads": np.ones(COUNT, np.float32)}
+    return given if function == "round_to_mode" else {**given, "grads": np.ones(COUNT, np.float32), "straight": False}
 
 
 @pytest.mark.parametrize("function", ["round_to_mode", "mode_gradient"])

@@ -1,12 +1,14 @@
 """CPQ's quantizers: the closed form against autograd over the whole table, the native module, masks, memory."""
 
+from typing import Any, get_args
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from tersenet.codec import native
 from tersenet.methods.cpq import categorical
-from tersenet.methods.cpq.categorical import Categorical, round_to_mode
+from tersenet.methods.cpq.categorical import Categorical, Jacobian, round_to_mode
 from tersenet.methods.cpq.quantizers import NEVER, CategoricalWeight, first_step, signed_range
 
 F64 = torch.float64
@@ -16,7 +18,7 @@ def nested(bits: int) -> tuple[tuple[int, int], ...]:
     return tuple(signed_range(b) for b in range(1, bits + 1))
 
 
-def by_table(x: Tensor, by: Categorical, full: bool) -> Tensor:
+def by_table(x: Tensor, by: Categorical, jacobian: Any) -> Tensor:
     """The same from the table of all r_k: autograd differentiates what the docstring says, level by level."""
     codes = torch.arange(by.ranges[-1][0], by.ranges[-1][1] + 1, dtype=x.dtype)
     ring = [next(i for i, (low, high) in enumerate(by.ranges) if low <= k <= high) for k in codes.tolist()]
@@ -26,7 +28,7 @@ def by_table(x: Tensor, by: Categorical, full: bool) -> Tensor:
     masked = by.masks[ring] * torch.where(edges[0] > 0, right, left)
     r = masked / masked.sum(1, keepdim=True)
     hot = nn.functional.one_hot(r.argmax(1), len(codes)).to(x.dtype)
-    return ((hot + (r - r.detach()) * (1 if full else hot)) * levels).sum(1)
+    return ((hot + (r - r.detach()) * (1 if jacobian == "full" else hot)) * levels).sum(1)
 
 
 def case(masks: list[float], ranges: tuple[tuple[int, int], ...], count: int = 2000) -> tuple[Tensor, Categorical]:
@@ -36,7 +38,7 @@ def case(masks: list[float], ranges: tuple[tuple[int, int], ...], count: int = 2
     return x.requires_grad_(), Categorical(*scalars, torch.tensor(masks, dtype=F64, requires_grad=True), ranges)
 
 
-@pytest.mark.parametrize("full", [False, True], ids=["winner", "full"])
+@pytest.mark.parametrize("jacobian", ["winner", "full"])
 @pytest.mark.parametrize(
     ("masks", "ranges"),
     [
@@ -47,11 +49,11 @@ def case(masks: list[float], ranges: tuple[tuple[int, int], ...], count: int = 2
     ids=str,
 )  # fmt: skip
 def test_values_and_gradients_are_those_of_autograd_over_the_table(
-    masks: list[float], ranges: tuple[tuple[int, int], ...], full: bool
+    masks: list[float], ranges: tuple[tuple[int, int], ...], jacobian: Any
 ) -> None:
     x, by = case(masks, ranges)
     g, wanted = torch.randn_like(x), [x, by.step, by.sigma, by.masks]
-    ours, table = round_to_mode(x, by, full), by_table(x, by, full)
+    ours, table = round_to_mode(x, by, jacobian), by_table(x, by, jacobian)
     assert torch.allclose(ours, table, rtol=0, atol=1e-12)
     for own, theirs in zip(*(torch.autograd.grad((y * g).sum(), wanted) for y in (ours, table)), strict=True):
         assert torch.allclose(own, theirs, rtol=1e-6, atol=1e-6)
@@ -61,14 +63,14 @@ def test_values_and_gradients_are_those_of_autograd_over_the_table(
 def test_gates_get_the_gradient_of_autograd_over_the_table(bits: int) -> None:
     torch.manual_seed(1)
     weight = torch.randn(50, 40, dtype=F64) * 0.3
-    quantizer = CategoricalWeight(weight, bits, full=False, keep=0.9, strength=0.1).double()
+    quantizer = CategoricalWeight(weight, bits, "winner", keep=0.9, strength=0.1).double()
     quantizer.anneal(0.0, 0.0)
     quantizer.noise.copy_(torch.linspace(-1.0, 0.2, bits - 1))  # gates between 0 and 1
     by, g = quantizer._distribution(), torch.randn(2000, dtype=F64)
     assert bool(((by.masks[1:] > 0) & (by.masks[1:] < 1)).all())
     grads = [
         torch.autograd.grad((y * g).sum(), quantizer.gates, retain_graph=True)[0]
-        for y in (round_to_mode(weight, by).reshape(-1), by_table(weight.reshape(-1), by, False))
+        for y in (round_to_mode(weight, by).reshape(-1), by_table(weight.reshape(-1), by, "winner"))
     ]
     assert torch.allclose(*grads, rtol=1e-6, atol=1e-6) and bool((grads[0] != 0).all())
 
@@ -92,15 +94,23 @@ def test_the_gradient_in_the_zero_cell_is_exactly_zero(dtype: torch.dtype) -> No
 def test_all_probabilities_together_are_nearly_the_straight_through_estimator() -> None:
     x = torch.linspace(-2, 2, 401, dtype=F64).requires_grad_()
     one = torch.ones((), dtype=F64)
-    round_to_mode(x, Categorical(one, one / 3, one.reshape(1), (signed_range(4),)), full=True).sum().backward()
+    round_to_mode(x, Categorical(one, one / 3, one.reshape(1), (signed_range(4),)), "full").sum().backward()
     assert x.grad is not None and float(x.grad.min()) > 0.96 and float(x.grad.max()) < 1.04
 
 
+def test_straight_changes_the_gradient_of_the_values_only() -> None:
+    x, by = case([1.0], ((0, 7),))
+    wanted, inside = [x, by.step, by.sigma], (x >= 0) & (x <= 7 * by.step)
+    straight = torch.autograd.grad(round_to_mode(x, by, "straight").sum(), wanted)
+    winner = torch.autograd.grad(round_to_mode(x, by, "winner").sum(), wanted)
+    assert torch.equal(straight[0], inside.to(F64)) and straight[1:] == winner[1:]
+
+
 def test_gradients_vanish_far_outside_and_are_never_nan() -> None:
-    for full in (False, True):
+    for jacobian in get_args(Jacobian):
         _, by = case([1.0, 0.6, 0.0], nested(3))
         far = torch.tensor([-1e6, -40.0, 40.0, 1e6], dtype=F64, requires_grad=True)
-        grads = torch.autograd.grad(round_to_mode(far, by, full).sum(), [far, by.step, by.sigma, by.masks])
+        grads = torch.autograd.grad(round_to_mode(far, by, jacobian).sum(), [far, by.step, by.sigma, by.masks])
         assert all(bool(torch.isfinite(grad).all()) for grad in grads) and float(grads[0].abs().max()) < 1e-10
 
 
@@ -114,15 +124,16 @@ def test_gradients_vanish_far_outside_and_are_never_nan() -> None:
     ],
     ids=str,
 )  # fmt: skip
+@pytest.mark.parametrize("jacobian", ["winner", "straight"])
 def test_the_native_module_gives_what_the_reference_gives(
-    masks: list[float], ranges: tuple[tuple[int, int], ...], monkeypatch: pytest.MonkeyPatch
+    jacobian: Any, masks: list[float], ranges: tuple[tuple[int, int], ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch.manual_seed(2)
     x, g = torch.randn(10_003) * 0.2 * (ranges[-1][1] + 1), torch.randn(10_003)
 
     def results() -> list[Tensor]:
         given = [part.clone().requires_grad_() for part in (x, *map(torch.tensor, (0.3, 0.1, masks)))]
-        rounded = round_to_mode(given[0], Categorical(*given[1:], ranges))
+        rounded = round_to_mode(given[0], Categorical(*given[1:], ranges), jacobian)
         *grads, by_masks = torch.autograd.grad((rounded * g).sum(), given)
         return [rounded.detach(), *grads, by_masks[1:]]  # the first mask is 1 for good
 
@@ -141,7 +152,7 @@ def test_the_mode_in_training_is_rounding_at_test_time() -> None:
 
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # torch's own
 def test_compiling_has_no_graph_break_and_the_same_values() -> None:
-    quantizer, weight = CategoricalWeight(torch.randn(64, 32), 3, False, 0.9), torch.randn(64, 32)
+    quantizer, weight = CategoricalWeight(torch.randn(64, 32), 3, "winner", 0.9), torch.randn(64, 32)
     quantizer.anneal(0.0, 0.0)
     compiled = torch.compile(quantizer, fullgraph=True, backend="eager")
     assert torch.equal(compiled(weight), quantizer(weight))
@@ -154,7 +165,7 @@ def distinct(weight: Tensor) -> int:
 def test_masks_are_drawn_once_per_tensor_and_minibatch_and_are_one_in_evaluation() -> None:
     torch.manual_seed(3)
     weights = {name: torch.randn(40, 30) for name in "ab"}
-    made = {name: CategoricalWeight(weight, 3, False, keep=0.5) for name, weight in weights.items()}
+    made = {name: CategoricalWeight(weight, 3, "winner", keep=0.5) for name, weight in weights.items()}
     drawn: dict[str, list[list[float]]] = {name: [] for name in made}
     for _ in range(100):
         for name, quantizer in made.items():
@@ -173,7 +184,7 @@ def test_masks_are_drawn_once_per_tensor_and_minibatch_and_are_one_in_evaluation
 def test_a_tensor_whose_masks_are_all_dropped_has_two_values() -> None:
     torch.manual_seed(4)
     weight = torch.randn(40, 30)
-    quantizer = CategoricalWeight(weight, 4, False, keep=0.9)
+    quantizer = CategoricalWeight(weight, 4, "winner", keep=0.9)
     quantizer.noise.fill_(-50.0)
     assert distinct(quantizer(weight)) == 2
     weight.requires_grad_()
@@ -182,7 +193,7 @@ def test_a_tensor_whose_masks_are_all_dropped_has_two_values() -> None:
 
 
 def test_a_gate_is_open_as_often_as_keep_says() -> None:
-    quantizer = CategoricalWeight(torch.randn(40, 30), 2, False, keep=0.9)
+    quantizer = CategoricalWeight(torch.randn(40, 30), 2, "winner", keep=0.9)
     assert float(torch.sigmoid(quantizer.gates.detach() - NEVER)) == pytest.approx(0.9)
 
 
@@ -199,7 +210,7 @@ def test_the_first_step_has_the_least_squared_error_of_those_tried() -> None:
 
 
 def test_the_temperature_never_falls_below_a_twentieth_of_the_step() -> None:
-    quantizer = CategoricalWeight(torch.randn(40, 30), 3, False)
+    quantizer = CategoricalWeight(torch.randn(40, 30), 3, "winner")
     with torch.no_grad():
         quantizer.scale.log_sigma.fill_(-90.0)
         quantizer.after_step()
@@ -215,7 +226,7 @@ def test_memory_of_a_step_does_not_grow_with_the_levels() -> None:
 
     weight = torch.randn(300, 300, requires_grad=True)
     for bits in (2, 8):
-        quantizer = CategoricalWeight(weight.detach(), bits, False, keep=0.9)
+        quantizer = CategoricalWeight(weight.detach(), bits, "winner", keep=0.9)
         quantizer.anneal(0.0, 0.0)
         saved.clear()
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):

@@ -48,7 +48,6 @@ from .quantizers import CategoricalInput, CategoricalWeight
 _log = logging.getLogger("tersenet")
 FULL = 32  # bits from which on nothing is quantised
 MOST = 8
-Jacobian = Literal["winner", "full"]
 
 
 @dataclass(frozen=True)
@@ -65,10 +64,10 @@ class Cpq(TrainedMethod):
     """Bits per weight, the most where widths are learned; 32 is full precision."""
     act_bits: Annotated[int, Within(2, MOST, also=FULL)] = FULL
     """Bits per layer input; 32 leaves them unrounded."""
-    jacobian: Jacobian = "winner"
+    jacobian: Literal["winner", "full"] = "winner"
     """Which probabilities pass on the gradient of a weight: the mode's (multi-class STE), or all."""
-    act_jacobian: Jacobian = "winner"
-    """The same for inputs of layers."""
+    act_jacobian: Literal["winner", "full", "straight"] = "straight"
+    """The same for inputs of layers, or unchanged inside the range (steps and temperatures as in winner)."""
     dropbits: bool = False
     """Mask the outer codes of every tensor at random, anew for every minibatch."""
     keep: Annotated[float, Within(above=0, below=1)] = 0.9
@@ -126,13 +125,13 @@ class Cpq(TrainedMethod):
         bits, learns = given or (MOST if end else self.bits), self.heterogeneous and not (given or end)
         keep = self.keep if learns or self.dropbits else None
         strength = self.penalty * target.share if learns else None
-        return CategoricalWeight(weight, bits, self.jacobian == "full", keep, strength)
+        return CategoricalWeight(weight, bits, self.jacobian, keep, strength)
 
     def input_quantizer(self, target: Target) -> InputRounder | None:
         """Codes of `act_bits` bits."""
         if not self.rounds_inputs or (target.first_or_last and self.ends != "same"):
             return None
-        return CategoricalInput(self.act_bits, self.act_jacobian == "full")
+        return CategoricalInput(self.act_bits, self.act_jacobian)
 
     def on_phase(self, network: nn.Module, phase: int, job: Job) -> None:
         """In the second phase widths are what they are then."""

@@ -9,7 +9,7 @@ Differences of sigmoids are computed as products, `S(a) - S(b) = S(a) S(-b) (1 -
 """
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from torch import Tensor
 from ...codec.native import isa, native
 
 Range = tuple[int, int]
+Jacobian = Literal["winner", "full", "straight"]
 PIECE = 1 << 13  # elements that are worked on together: what a cache holds of a dozen buffers
 FAR = 30.0  # e^-30 is nothing: further outside of the range than this (in units of sigma) all gradients are 0
 
@@ -33,22 +34,23 @@ class Categorical(NamedTuple):
     ranges: tuple[Range, ...]
 
 
-def round_to_mode(values: Tensor, by: Categorical, full: bool = False) -> Tensor:
+def round_to_mode(values: Tensor, by: Categorical, jacobian: Jacobian = "winner") -> Tensor:
     """`step * k`, k the code with the largest r_k of each of the `values`.
 
-    Backward, multi-class STE: the gradient of the one-hot mode goes to its own r_k and to no other (`full`: to all of
+    Backward, multi-class STE: the gradient of the one-hot mode goes to its own r_k and to no other ("full": to all of
     them, which is nearly the ordinary straight-through estimator). Gradients reach values, step, sigma and masks.
+    "straight": as "winner", but values inside the range get their gradient unchanged.
     """
     ends = [end for codes in by.ranges for end in codes]
-    result: Tensor = _rounded(values, by.step, by.sigma, by.masks, ends, full)
+    result: Tensor = _rounded(values, by.step, by.sigma, by.masks, ends, jacobian)
     return result
 
 
 # Operators of torch, so that compiling a network does not look into them.
 @torch.library.custom_op("tersenet::round_to_mode", mutates_args=())
-def _rounded(values: Tensor, step: Tensor, sigma: Tensor, masks: Tensor, ends: list[int], full: bool) -> Tensor:
+def _rounded(values: Tensor, step: Tensor, sigma: Tensor, masks: Tensor, ends: list[int], jacobian: str) -> Tensor:
     values, ranges = values.contiguous(), _ranges(ends)
-    result, module = torch.empty_like(values), _module(values, full)
+    result, module = torch.empty_like(values), _module(values, jacobian)
     if module is not None:
         given = float(step), float(step / sigma), masks.tolist(), ends
         module.round_to_mode(values.view(-1).numpy(), *given, result.view(-1).numpy(), isa())
@@ -60,42 +62,45 @@ def _rounded(values: Tensor, step: Tensor, sigma: Tensor, masks: Tensor, ends: l
 
 @torch.library.custom_op("tersenet::round_to_mode_backward", mutates_args=())
 def _backward(
-    grad: Tensor, values: Tensor, step: Tensor, sigma: Tensor, masks: Tensor, ends: list[int], full: bool
+    grad: Tensor, values: Tensor, step: Tensor, sigma: Tensor, masks: Tensor, ends: list[int], jacobian: str
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     values, grad, t, ranges = values.contiguous(), grad.contiguous(), step / sigma, _ranges(ends)
-    by_value, module = torch.empty_like(values), _module(values, full)
+    by_value, module = torch.empty_like(values), _module(values, jacobian)
     if module is not None:
         flat = [each.view(-1).numpy() for each in (values, grad, by_value)]
         distribution = float(step), float(t), masks.tolist(), ends
-        by_code, by_log_t, by_u, by_each = module.mode_gradient(*flat[:2], *distribution, flat[2], isa())
+        straight = jacobian == "straight"
+        by_code, by_log_t, by_u, by_each = module.mode_gradient(*flat[:2], *distribution, straight, flat[2], isa())
         by_t = step.new_tensor(by_log_t)
         return by_value, by_t + (by_code - by_u), -t * by_t, step * masks.new_tensor(by_each)
+    low, high = (end * step for end in ranges[-1])
     by_step, by_t, by_masks = torch.zeros_like(step), torch.zeros_like(step), torch.zeros_like(masks)
     for given, g, out in _pieces(values, grad, by_value):
         u = given / step
         k = mode(u, t, masks, ranges)
         by_step += torch.dot(g, k)
         u = _near(u, t, masks, ranges)
-        by_u, by_log_t, by_mask = (_of_all if full else _of_mode)(u, k, g, t, masks, ranges)
-        out.copy_(by_u)
+        by_u, by_log_t, by_mask = (_of_all if jacobian == "full" else _of_mode)(u, k, g, t, masks, ranges)
+        inside = (given >= low) & (given <= high)
+        out.copy_(g * inside if jacobian == "straight" else by_u)
         by_step += by_log_t.sum() - torch.dot(by_u, u)
         by_t += by_log_t.sum()
         by_masks += by_mask
     return by_value, by_step, -t * by_t, step * by_masks
 
 
-def _module(values: Tensor, full: bool) -> Any:
+def _module(values: Tensor, jacobian: str) -> Any:
     """The native module, where it has what is needed: the mode's gradient, in fp32 on a CPU."""
-    return native() if not full and values.device.type == "cpu" and values.dtype == torch.float32 else None
+    return native() if jacobian != "full" and values.device.type == "cpu" and values.dtype == torch.float32 else None
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    *tensors, ctx.ends, ctx.full = inputs
+    *tensors, ctx.ends, ctx.jacobian = inputs
     ctx.save_for_backward(*tensors)
 
 
 def _given_back(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    return (*_backward(grad, *ctx.saved_tensors, ctx.ends, ctx.full), None, None)
+    return (*_backward(grad, *ctx.saved_tensors, ctx.ends, ctx.jacobian), None, None)
 
 
 _rounded.register_autograd(_given_back, setup_context=_keep)

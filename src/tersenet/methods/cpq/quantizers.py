@@ -12,7 +12,7 @@ from ...core.model import QTensor
 from ...quantizers.activation import InputRounder
 from ...quantizers.project import LARGEST, SMALLEST, stored_scale
 from ...quantizers.quantizer import ParamGroup, Quantizer
-from .categorical import Categorical, Range, round_to_mode
+from .categorical import Categorical, Jacobian, Range, round_to_mode
 
 FIRST_SIGMA, LEAST_SIGMA = 1 / 3, 1 / 20  # in units of the step; below the least one there are no gradients
 CANDIDATES = 64  # first steps that are tried
@@ -77,10 +77,10 @@ class CategoricalWeight(Quantizer):
     noise: Tensor
 
     def __init__(
-        self, weight: Tensor, bits: int, full: bool, keep: float | None = None, strength: float | None = None
+        self, weight: Tensor, bits: int, jacobian: Jacobian, keep: float | None = None, strength: float | None = None
     ) -> None:
         super().__init__()
-        self.dtype, self.most, self.full, self.strength = weight.dtype, bits, full, strength
+        self.dtype, self.most, self.jacobian, self.strength = weight.dtype, bits, jacobian, strength
         codes = signed_range(bits)
         self.scale = StepAndSigma(first_step(weight, codes), weight.numel(), codes[1])
         self.draws = keep is not None and bits > 1
@@ -113,7 +113,7 @@ class CategoricalWeight(Quantizer):
 
     def forward(self, latent: Tensor) -> Tensor:  # type: ignore[override]
         """The rounded weight, in fp32 values that its original dtype holds."""
-        value = round_to_mode(latent, self._distribution(), self.full)
+        value = round_to_mode(latent, self._distribution(), self.jacobian)
         return value if self.dtype == torch.float32 else value.to(self.dtype).to(torch.float32)
 
     def _distribution(self) -> Categorical:
@@ -151,9 +151,9 @@ class CategoricalWeight(Quantizer):
 class CategoricalInput(InputRounder):
     """The same parametrisation of a layer's input: codes 0 to `2^bits - 1`, signed where negative inputs were seen."""
 
-    def __init__(self, bits: int, full: bool) -> None:
+    def __init__(self, bits: int, jacobian: Jacobian) -> None:
         super().__init__()
-        self.count, self.full, self.codes = bits, full, signed_range(bits)
+        self.count, self.jacobian, self.codes = bits, jacobian, signed_range(bits)
         self.scale = StepAndSigma(torch.ones(()), 1, 1)
 
     def settle(self) -> None:
@@ -169,7 +169,7 @@ class CategoricalInput(InputRounder):
         """`step * k`, k the mode."""
         masks = torch.ones_like(self.scale.log_step).reshape(1)
         return round_to_mode(
-            inputs.float(), Categorical(self.scale.step, self.scale.sigma, masks, (self.codes,)), self.full
+            inputs.float(), Categorical(self.scale.step, self.scale.sigma, masks, (self.codes,)), self.jacobian
         )
 
     def after_step(self) -> None:

@@ -18,12 +18,17 @@ first per weight; at the end a tensor has one bit more than gates are open witho
 `refine` epochs train on without masks at these widths. They are in the file's provenance and in `layer_bits.json` of
 the run folder: `layer_bits` with that file, without `heterogeneous`, is the control.
 
-Inputs of layers have the same parametrisation, codes from 0 (signed where negative inputs were seen), no masks.
+Inputs of layers have the same parametrisation, codes from 0 (signed where negative inputs were seen), no masks. Their
+step and sigma learn by the multi-class STE, but by default their gradient goes through unchanged inside the range
+(`act_jacobian="straight"`): the mode's alone is 0 in the cell of 0, changes its sign in every other and averages to 0
+over each, so that layers before learn little. "winner" is that of weights, "full" slow.
 
-The paper has no public code, and its equations were not available to us beyond summaries; ours are the layout of the
-masks, the weight of the penalty, optimizer and rates: step and sigma are logarithms (sigma at least step / 20), start
-at the least-squares step and a third of it, and learn at a tenth of the rate, gates at ten times; gradients of step and
-sigma are scaled as LSQ scales that of its step. Steps are used in fp16, as they are stored; batch norm is re-estimated.
+The paper has no public code, and its equations were not available to us beyond summaries. Ours are: the normaliser, the
+layout of the masks, the weight of the penalty, the gradient of inputs, optimizer and rates. Step and sigma are
+logarithms (sigma at least step / 20), start at the least-squares step and a third of it, and learn at a tenth of the
+rate, gates at ten times; gradients of step and sigma are scaled as LSQ scales that of its step, and gradients are
+clipped. With `ends="8"` the first and last weight are trained by LSQ, because the mode's gradient grows with its code.
+Steps are used in fp16, as they are stored; batch norm is re-estimated at the end.
 
 Needs the network's code and training data.
 """
@@ -40,6 +45,7 @@ from ...core.method import Job, Knob, Method
 from ...errors import UsageError
 from ...quantizers import attach
 from ...quantizers.activation import InputRounder
+from ...quantizers.bases import eight_bits
 from ...quantizers.quantizer import Quantizer
 from ...training.method import Target, TrainedMethod
 from ...training.phases import Phase
@@ -79,7 +85,7 @@ class Cpq(TrainedMethod):
     refine: Annotated[int, Within(least=0)] = 0
     """Epochs that train on without masks, from a tenth of the learning rate."""
     ends: Literal["same", "8", "keep"] = "same"
-    """First and last layer: the same as the others, 8-bit weights and unrounded inputs, or kept."""
+    """First and last layer: the same as the others, 8-bit weights by LSQ and unrounded inputs, or kept."""
     clip_grad: Annotated[float, Within(least=0)] = 1.0
 
     def check(self) -> None:
@@ -122,10 +128,12 @@ class Cpq(TrainedMethod):
         if self.bits == FULL or (end and self.ends == "keep"):
             return None
         given = self.bits_of(target.name, 0)
-        bits, learns = given or (MOST if end else self.bits), self.heterogeneous and not (given or end)
+        if end and not given:
+            return eight_bits(weight, None)
+        learns = self.heterogeneous and not given
         keep = self.keep if learns or self.dropbits else None
         strength = self.penalty * target.share if learns else None
-        return CategoricalWeight(weight, bits, self.jacobian, keep, strength)
+        return CategoricalWeight(weight, given or self.bits, self.jacobian, keep, strength)
 
     def input_quantizer(self, target: Target) -> InputRounder | None:
         """Codes of `act_bits` bits."""

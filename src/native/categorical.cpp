@@ -40,7 +40,7 @@ struct Constants {
   int count;
   bool straight;
   struct {
-    float low, high, mask, part, probability, constant;
+    float low, high, mask, part, probability, inverse, both, constant;
   } ranges[kMostRanges];  // from the inmost on
 };
 
@@ -95,26 +95,40 @@ __attribute__((always_inline)) inline void gradient_block(const float* values, c
   const Lanes d = (k - u) * c.t, e = exponential(d);
   const Lanes both = 1.0f / ((e + c.edge) * (1.0f + c.edge * e));
   const Lanes sa = e * (1.0f + c.edge * e) * both, sb = (e + c.edge) * both;
-  Lanes total{}, total_u{}, total_t{}, inside[kOne ? 1 : kMostRanges];
+  Lanes total{}, total_u{}, total_t{}, one{}, inside[kOne ? 1 : kMostRanges];
   for (int r = 0; r < (kOne ? 1 : c.count); ++r) {
     const auto& range = c.ranges[r];
     const Lanes over = (u - (range.high + 0.5f)) * c.t, under = ((range.low - 0.5f) - u) * c.t;
-    const Lanes above = 1.0f + exponential(over), below = 1.0f + exponential(under), product = 1.0f / (above * below);
-    const Lanes s_top = below * product, s_bottom = above * product;
+    // e^over e^under is the same for every u: one exponential of the two, the larger, and a division
+    const Bits up = over > under;
+    const Lanes larger = exponential(up ? over : under), smaller = range.both / larger;
+    const Lanes above = 1.0f + (up ? larger : smaller), below = 1.0f + (up ? smaller : larger);
+    const Lanes product = 1.0f / (above * below), s_top = below * product, s_bottom = above * product;
+    const Lanes by_log_t = range.constant - over * (1.0f - s_top) - under * (1.0f - s_bottom);
+    if (kOne) {  // a single share is all there is
+      one = above * below * range.inverse;
+      total_u = s_top - s_bottom;
+      total_t = by_log_t;
+      continue;
+    }
     inside[r] = product * range.probability;
     const Lanes share = inside[r] * range.part;
     total += share;
     total_u += share * (s_top - s_bottom);
-    total_t += share * (range.constant - over * (1.0f - s_top) - under * (1.0f - s_bottom));
+    total_t += share * by_log_t;
   }
-  const Lanes one = 1.0f / total, h = g * k * (e * both * c.own) * mask * one;
-  const Lanes by_u = h * c.t * ((sa - sb) - total_u * one);
+  if (!kOne) {
+    one = 1.0f / total;
+    total_u *= one;
+    total_t *= one;
+  }
+  const Lanes h = g * k * (e * both * c.own) * mask * one, by_u = h * c.t * ((sa - sb) - total_u);
   const float half = 0.5f * c.t;
   const Lanes own_t = (d + half) * (1.0f - sa) - (d - half) * (1.0f - sb) + c.ranges[c.count].constant;
   const Lanes passed = c.straight ? (inside_range ? g : Lanes{}) : by_u;
   std::memcpy(out, &passed, sizeof passed);
   sums.by_code += g * k;
-  sums.by_log_t += h * (own_t - total_t * one);
+  sums.by_log_t += h * (own_t - total_t);
   sums.by_u_times_u += by_u * u;
   if (kOne) return;
   for (int r = 0; r < c.count; ++r) {
@@ -196,6 +210,8 @@ Constants constants_of(const Rings& rings) {
     range.mask = rings.masks[r];
     range.part = rings.masks[r] - (r + 1 < c.count ? rings.masks[r + 1] : 0.0f);
     range.probability = static_cast<float>(-std::expm1(-width));
+    range.inverse = 1.0f / (range.probability * range.part);
+    range.both = static_cast<float>(std::exp(-width));
     range.constant = static_cast<float>(width / std::expm1(width));
     if (range.mask > 0) low = range.low, high = range.high;
   }

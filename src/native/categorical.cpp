@@ -223,6 +223,19 @@ Constants constants_of(const Rings& rings) {
 
 }  // namespace
 
+const char* wrong(const Rings& rings) {
+  const auto& [step, t, masks, ends] = rings;
+  if (!(std::isfinite(step) && step > 0 && std::isfinite(t) && t > 0)) return "a positive step and temperature are needed";
+  if (masks.empty() || masks.size() > kMostRings || ends.size() != 2 * masks.size()) return "one to sixteen ranges are needed";
+  for (size_t r = 0; r < masks.size(); ++r) {
+    const int32_t low = ends[2 * r], high = ends[2 * r + 1];
+    if (low < -65536 || low > 0 || high < 0 || high > 65536) return "a range of codes with 0 in it is needed";
+    if (!(masks[r] >= 0 && masks[r] <= (r ? masks[r - 1] : 1)) || !(masks[0] > 0)) return "masks have to fall from at most 1";
+    if (r && (low > ends[2 * r - 2] || high < ends[2 * r - 1])) return "ranges have to be nested";
+  }
+  return nullptr;
+}
+
 void round_to_mode(const float* values, size_t count, const Rings& rings, float* out, bool plain) {
   const Constants c = constants_of(rings);
 #if defined(__x86_64__)

@@ -54,6 +54,7 @@ struct Rings {
   std::vector<float> masks;
   std::vector<int32_t> ends;
 };
+const char* wrong(const Rings& rings);  // what is wrong with them, or null
 // out = step * mode of every value.
 void round_to_mode(const float* values, size_t count, const Rings& rings, float* out, bool plain);
 // `out` is the gradient of the values (`straight`: `grads` inside the range, 0 outside), the sums are those of `grads * code`, of the gradient by log t,

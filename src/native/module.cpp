@@ -248,15 +248,9 @@ bool has_fma(const std::string& isa) {
 }
 
 Rings rings_of(float step, float t, std::vector<float> masks, std::vector<int32_t> ends) {
-  need(std::isfinite(step) && step > 0 && std::isfinite(t) && t > 0, "a positive step and temperature are needed");
-  need(!masks.empty() && masks.size() <= kMostRings && ends.size() == 2 * masks.size(), "one to sixteen ranges are needed");
-  for (size_t r = 0; r < masks.size(); ++r) {
-    need(ends[2 * r] >= -65536 && ends[2 * r] <= 0 && ends[2 * r + 1] >= 0 && ends[2 * r + 1] <= 65536,
-         "a range of codes with 0 in it is needed");
-    need(masks[r] >= 0 && masks[r] <= (r ? masks[r - 1] : 1) && (r || masks[r] > 0), "masks have to fall from at most 1");
-    need(!r || (ends[2 * r] <= ends[2 * r - 2] && ends[2 * r + 1] >= ends[2 * r - 1]), "ranges have to be nested");
-  }
-  return {step, t, std::move(masks), std::move(ends)};
+  Rings rings{step, t, std::move(masks), std::move(ends)};
+  if (const char* problem = wrong(rings)) throw std::invalid_argument(problem);
+  return rings;
 }
 
 void round_to_mode_of(In<float> values, float step, float t, std::vector<float> masks, std::vector<int32_t> ends, Out<float> out,

@@ -239,7 +239,7 @@ const char* wrong(const Rings& rings) {
 void round_to_mode(const float* values, size_t count, const Rings& rings, float* out, bool plain) {
   const Constants c = constants_of(rings);
 #if defined(__x86_64__)
-  if (!plain) return all_rounded_avx2(values, count, c, out);
+  if (!plain && __builtin_cpu_supports("fma")) return all_rounded_avx2(values, count, c, out);
 #endif
   (void)plain;
   c.count == 1 ? all_rounded<true>(values, count, c, out) : all_rounded<false>(values, count, c, out);
@@ -250,7 +250,7 @@ ModeSums mode_gradient(const float* values, const float* grads, size_t count, co
   Constants c = constants_of(rings);
   c.straight = straight;
 #if defined(__x86_64__)
-  if (!plain) return all_gradients_avx2(values, grads, count, c, out);
+  if (!plain && __builtin_cpu_supports("fma")) return all_gradients_avx2(values, grads, count, c, out);
 #endif
   (void)plain;
   return c.count == 1 ? all_gradients<true>(values, grads, count, c, out) : all_gradients<false>(values, grads, count, c, out);

@@ -239,14 +239,6 @@ void unpack_bits(nb::bytes data, int width, Out<uint32_t> values) {
   unpack(bytes, values.size(), width, values.data());
 }
 
-bool has_fma(const std::string& isa) {
-#if defined(__x86_64__)
-  return isa_of(isa) != Isa::scalar && __builtin_cpu_supports("fma");
-#else
-  return isa_of(isa) != Isa::scalar;
-#endif
-}
-
 Rings rings_of(float step, float t, std::vector<float> masks, std::vector<int32_t> ends) {
   Rings rings{step, t, std::move(masks), std::move(ends)};
   if (const char* problem = wrong(rings)) throw std::invalid_argument(problem);
@@ -257,7 +249,7 @@ void round_to_mode_of(In<float> values, float step, float t, std::vector<float> 
                       const std::string& isa) {
   need(values.size() == out.size(), "arrays of different lengths");
   const Rings rings = rings_of(step, t, std::move(masks), std::move(ends));
-  const bool plain = !has_fma(isa);
+  const bool plain = isa_of(isa) == Isa::scalar;
   nb::gil_scoped_release release;
   round_to_mode(values.data(), values.size(), rings, out.data(), plain);
 }
@@ -267,7 +259,7 @@ std::tuple<double, double, double, std::vector<double>> mode_gradient_of(In<floa
                                                                          bool straight, Out<float> out, const std::string& isa) {
   need(values.size() == grads.size() && values.size() == out.size(), "arrays of different lengths");
   const Rings rings = rings_of(step, t, std::move(masks), std::move(ends));
-  const bool plain = !has_fma(isa);
+  const bool plain = isa_of(isa) == Isa::scalar;
   nb::gil_scoped_release release;
   const ModeSums sums = mode_gradient(values.data(), grads.data(), values.size(), rings, straight, out.data(), plain);
   return {sums.by_code, sums.by_log_t, sums.by_u_times_u, {sums.by_masks, sums.by_masks + rings.masks.size()}};

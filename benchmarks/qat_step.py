@@ -28,6 +28,9 @@ VARIANTS = {
     "apot W4A4": ("apot", {"act_bits": 4}),
     "bsq": ("bsq", {}),
     "bsq A4": ("bsq", {"act_bits": 4}),
+    "cpq W3": ("cpq", {"bits": 3}),
+    "cpq W3A3": ("cpq", {"bits": 3, "act_bits": 3}),
+    "cpq W3A3 dropbits": ("cpq", {"bits": 3, "act_bits": 3, "dropbits": True}),
 }
 COMPILED = ("fp32", "lsq W4A4", "apot W4A4")
 

@@ -27,8 +27,8 @@ The paper has no public code, and its equations were not available to us beyond 
 layout of the masks, the weight of the penalty, the gradient of inputs, optimizer and rates. Step and sigma are
 logarithms (sigma at least step / 20), start at the least-squares step and a third of it, and learn at a tenth of the
 rate, gates at ten times; gradients of step and sigma are scaled as LSQ scales that of its step, and gradients are
-clipped. With `first_last="8"` the first and last weight are trained by LSQ, because the mode's gradient grows with its code.
-Steps are used in fp16, as they are stored; batch norm is re-estimated at the end.
+clipped. With `first_last="8"` the first and last weight are trained by LSQ, because the mode's gradient grows with its
+code. Steps are used in fp16, as they are stored; batch norm is re-estimated at the end.
 
 Needs the network's code and training data.
 """
@@ -122,8 +122,8 @@ class Cpq(TrainedMethod):
         return (Phase(self, self.epochs, self.lr), *after)
 
     def quantizer(self, target: Target, weight: Tensor) -> Quantizer | None:
-        """The distribution over `bits` bits; of the first and last layer as `first_last` says. What `layer_bits` names keeps
-        that width."""
+        """The distribution over `bits` bits; of the first and last layer as `first_last` says. What `layer_bits` names
+        keeps that width."""
         end = target.first_or_last and self.first_last != "same"
         if self.bits == FULL or (end and self.first_last == "keep"):
             return None

@@ -23,6 +23,7 @@ from tersenet.cli import main
 from tersenet.core.task import Task
 from tersenet.files.summary import verify
 from tersenet.lab import digits, images
+from tersenet.lab.fp32 import train_fp32
 from tersenet.lab.models import build
 from tersenet.lab.reproduce import accgrad as reproduce
 
@@ -80,7 +81,7 @@ def test_a_slice_of_mnist_is_compressed_by_more_than_the_thesis_at_a_small_loss(
     recipe = replace(reproduce.RECIPES[name], task=lambda: task, fp32_epochs=5, epochs=10, refine=3)
     torch.manual_seed(0)
     weights = tmp_path / "fp32.safetensors"
-    reproduce.train_fp32(build(name), task, recipe, tmp_path / "fp32", weights, 0)
+    train_fp32(build(name), task, recipe.fp32_epochs, recipe.lr, tmp_path / "fp32", weights, 0)
     found = list(reproduce.rows(name, build(name), task, weights, tmp_path, recipe, 0, ("grad",)))
     combined = found[-1]
     assert combined.csr_ratio >= recipe.published[2] and combined.drop.mean < 5

@@ -224,6 +224,8 @@ def softened(method: Mirror, weights: Path, network: nn.Module, task: Task, run:
                 state[tensor] = soft * quantizer.scale
                 between += int(((soft - level).abs() > CLOSE).sum())
                 count += soft.numel()
+    if not count:
+        raise UsageError(f"{weights} has no layer between the first and the last, so nothing of it is on levels")
     plain = deepcopy(filled)
     plain.load_state_dict(state)
     return plain.eval(), between / count

@@ -158,6 +158,7 @@ def test_beta_rises_with_the_progress_in_a_geometric_series() -> None:
         ({"final_beta": 10.0}, "final_beta="),
         ({"beta": 1e6}, "above final_beta"),
         ({"rule": "md"}, "rule="),
+        ({"rule": "binaryconnect", "paper": True, "states": 3}, "no gradient"),
         ({"bn": "fold"}, "cannot be trained"),
         ({"layer_bits": {"a": 9}}, "expected 1 to 8"),
     ],

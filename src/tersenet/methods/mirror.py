@@ -113,15 +113,11 @@ class Projected(Quantizer):
     def __init__(self, weight: Tensor, levels: Levels, rule: Rule, betas: tuple[float, float], scaled: bool) -> None:
         super().__init__()
         self.levels, self.rule, self.betas, self.scaled = levels, rule, betas, scaled
+        self.per_level = rule in ("md-softmax", "pmf")  # whether there is a dual for every level
         self.bits, self.dtype = (len(levels) - 1).bit_length(), weight.dtype
         scale = weight.double().abs().mean().float() if scaled else torch.ones((), device=weight.device)
         self.fp16 = bool(2 * SMALLEST <= scale < LARGEST)
         self.register_buffer("scale", scale.half().float() if self.fp16 else scale)
-
-    @property
-    def per_level(self) -> bool:
-        """Whether there is a dual for every level."""
-        return self.rule in ("md-softmax", "pmf")
 
     @property
     def beta(self) -> Tensor:
@@ -197,10 +193,8 @@ def stored(levels: Levels) -> Tensor:
     (torch.int8, torch.float16, torch.float32)
     """
     values = torch.tensor(levels)
-    for kind in (torch.int8, torch.float16):
-        if values.abs().max() <= 127 and torch.equal(values.to(kind).float(), values):
-            return values.to(kind)
-    return values
+    narrow = (values.to(kind) for kind in (torch.int8, torch.float16) if values.abs().max() <= 127)
+    return next((each for each in narrow if torch.equal(each.float(), values)), values)
 
 
 @dataclass(frozen=True)
@@ -238,7 +232,15 @@ class Mirror(TrainedMethod):
             raise UsageError(f"levels={self.levels}: expected 2 to 127 numbers in increasing order, such as (-1, 0, 1)")
         if self.beta > self.final_beta:
             raise UsageError(f"beta={self.beta} is above final_beta={self.final_beta}: the projection grows steep")
+        if self.paper and self.rule == "binaryconnect" and 0 in self.chosen:
+            raise UsageError("paper=True with rule='binaryconnect' would start with every weight on the level 0, where no "
+                             "gradient gets through: give levels without 0, or another rule")  # fmt: skip
         check_widths(self.layer_bits, 1, 8)
+
+    @property
+    def chosen(self) -> Levels:
+        """`levels`, or the even ones."""
+        return self.levels or even(self.states)
 
     @property
     def knob(self) -> Knob:
@@ -288,7 +290,7 @@ class Mirror(TrainedMethod):
         if bits > 1:
             half = 2 ** (bits - 1)
             return learned_step(weight, Integers(-half, half - 1), clipped, None, target.normed, "none", "mse")
-        levels = even(2) if bits == 1 else self.levels or even(self.states)
+        levels = even(2) if bits == 1 else self.chosen
         return Projected(weight, levels, self.rule, (self.beta, self.final_beta), scaled=not self.paper)
 
     def _takes(self, name: str, parameter: Tensor) -> bool:

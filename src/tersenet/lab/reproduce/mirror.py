@@ -3,8 +3,9 @@
 import json
 from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
-from dataclasses import asdict, astuple, dataclass, fields
+from dataclasses import asdict, astuple, dataclass, fields, replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from ...api import compress_file, load, load_network, prepared
 from ...core.grid import Codebook
 from ...core.method import Job, RunFolder
 from ...core.model import QTensor
-from ...core.task import Task
+from ...core.task import Batches, Task
 from ...errors import UsageError
 from ...files.atomic import replacing_file
 from ...files.summary import summarize
@@ -57,12 +58,25 @@ class NormedLeNet5(nn.Module):
         return logits
 
 
+class Some:
+    """The first `count` batches of a split that is drawn anew in every round."""
+
+    def __init__(self, batches: Batches, count: int) -> None:
+        self.batches, self.count = batches, count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self) -> Iterator[Any]:
+        return islice(iter(self.batches), self.count)
+
+
 @dataclass(frozen=True)
 class Recipe:
-    """A network, its task, and how long it is trained: in fp32, and on levels (with `paper`, from a random start).
+    """A network, its task, and how long it is trained: in fp32, and on levels, with `batches` an epoch (or all).
 
-    The rules of `MAIN` run with `seeds` seeds, those in `others` with one; `betas` are further final betas of the
-    first.
+    With `paper` that is from a random start. The rules of `MAIN` run with `seeds` seeds, those in `others` with one;
+    `betas` are further final betas of the first rule.
     """
 
     network: Callable[[], nn.Module]
@@ -71,6 +85,7 @@ class Recipe:
     fp32_lr: float
     epochs: int
     lr: float
+    batches: int | None = None
     paper: bool = False
     seeds: int = 1
     others: tuple[str, ...] = ()
@@ -79,10 +94,12 @@ class Recipe:
 
 MNIST = partial(images.mnist, normalise=False)
 RECIPES = {
-    "lenet5": Recipe(partial(build, "lenet5"), MNIST, 5, 0.05, 1, 0.003, seeds=3, others=OTHERS, betas=(1e3, 1e6)),
-    "lenet5-paper": Recipe(NormedLeNet5, MNIST, 2, 0.05, 2, 0.01, paper=True),
+    "lenet5": Recipe(
+        partial(build, "lenet5"), MNIST, 3, 0.05, 1, 0.001, batches=200, seeds=3, others=OTHERS, betas=(1e3, 1e6)
+    ),
+    "lenet5-paper": Recipe(NormedLeNet5, MNIST, 1, 0.05, 1, 0.03, paper=True),
 }
-OWN = Recipe(nn.Module, Task, 4, 0.02, 12, 0.003)  # for a network of the user's, which is fine-tuned in fp32 first
+OWN = Recipe(nn.Module, Task, 4, 0.02, 12, 0.001)  # for a network of the user's, which is fine-tuned in fp32 first
 
 COLUMNS = (
     "network", "rule", ">levels", ">final beta", ">seed", ">epochs", ">fp32 %", ">test %", ">drop, points (95 %)",
@@ -161,6 +178,8 @@ def rows(name: str, recipe: Recipe, network: nn.Module, task: Task, work: Path, 
     if not weights.is_file():
         train_fp32(network, task, recipe.fp32_epochs, recipe.fp32_lr, folder / "fp32", weights, seed)
     reference = load_network(weights, network)
+    if recipe.batches is not None:
+        task = replace(task, train=Some(task.split("train"), recipe.batches))
     for method in plan(recipe, seed):
         named = f"{method.rule}-{method.states}-beta{method.final_beta:g}-seed{method.seed}"
         place, kept = folder / f"{named}.terse", folder / f"{named}.json"
@@ -180,6 +199,8 @@ def plan(recipe: Recipe, seed: int) -> Iterator[Mirror]:
         for states in STATES:
             for each in seeds:
                 for rule in rules:
+                    if recipe.paper and rule == "binaryconnect" and states == 3:
+                        continue  # every weight would begin at 0
                     given: dict[str, Any] = {"rule": rule, "states": states, "seed": each, "final_beta": beta}
                     yield Mirror(**given, epochs=recipe.epochs, lr=recipe.lr, paper=recipe.paper)
 

@@ -10,8 +10,8 @@ Backward, by `rule`: "md-tanh" and "md-softmax" give the gradient of P to the du
 which is mirror descent with the mirror map whose gradient is the inverse of P; "gd-tanh" and "pmf" are the same two
 with the derivative of P. "binaryconnect" is the limit of a steep P: the nearest level, with the duals kept between the
 outermost levels. "proxquant" trains the values themselves and pulls them towards their levels after every step, by
-`PULL * progress * learning rate`. In evaluation mode, and in the file, `w = s *` the level next to the dual (the
-largest dual's). beta rises with the steps from `beta` to `final_beta`, in a geometric series.
+`beta * learning rate`. In evaluation mode, and in the file, w is s times the level next to the dual (or that of the
+largest dual). beta rises with the steps from `beta` to `final_beta`, in a geometric series.
 
 s is the mean magnitude of the weights at the start, kept in the file, and duals start at `w / s` (softmax: `q_k w / s -
 q_k^2 / 2`, the largest of which is that of the nearest level). With `paper` everything is as in Ajanthan et al. 2021:
@@ -51,7 +51,6 @@ from ..training.randomness import seeded
 Rule = Literal["md-tanh", "md-softmax", "binaryconnect", "proxquant", "gd-tanh", "pmf"]
 Levels = tuple[float, ...]
 
-PULL = 1.0  # of proxquant, at the end of the training, in learning rates
 NORMS = (
     *BATCH_NORMS, nn.SyncBatchNorm, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d, nn.LayerNorm, nn.GroupNorm,
     nn.RMSNorm,
@@ -175,7 +174,7 @@ class Projected(Quantizer):
             dual.clamp_(self.levels[0], self.levels[-1])
         if self.rule == "proxquant":
             level = self.rounded(dual)
-            away, pull = dual - level, PULL * self.progress * self.rate
+            away, pull = dual - level, self.beta * self.rate
             dual.copy_(level + away.sign() * (away.abs() - pull).clamp(min=0))
 
     def _index(self, dual: Tensor) -> Tensor:
@@ -233,7 +232,7 @@ class Mirror(TrainedMethod):
         if self.beta > self.final_beta:
             raise UsageError(f"beta={self.beta} is above final_beta={self.final_beta}: the projection grows steep")
         if self.paper and self.rule == "binaryconnect" and 0 in self.chosen:
-            raise UsageError("paper=True with rule='binaryconnect' would start with every weight on the level 0, where no "
+            raise UsageError("paper=True with rule='binaryconnect' would start every weight on the level 0, where no "
                              "gradient gets through: give levels without 0, or another rule")  # fmt: skip
         check_widths(self.layer_bits, 1, 8)
 

@@ -20,6 +20,7 @@ from tersenet.errors import InputError, TrainingError, WeightError
 from tersenet.files.checkpoint import open_module
 from tersenet.methods.mirror import Mirror, Rule, even
 from tersenet.quantizers import attach
+from tersenet.training.phases import Phase
 
 RULES: tuple[Rule, ...] = get_args(Rule)
 
@@ -181,6 +182,23 @@ def test_a_training_as_in_the_paper_goes_on_from_another(network: nn.Module, bri
     after = RunFolder(start=tmp_path / "first")
     same = tersenet.compress(copy.deepcopy(network), Mirror(paper=True, epochs=0, seed=7), task=brief, run=after)
     assert all(torch.equal(found, codes(same)[name]) for name, found in codes(begun).items())
+
+
+class Twice(Mirror):
+    """A second phase, with new quantizers, that takes no step."""
+
+    def phases(self) -> tuple[Phase, ...]:
+        return Phase(self, 1, self.lr), Phase(self, 0, self.lr)
+
+
+def test_a_second_phase_goes_on_from_the_duals_of_the_first_and_norms_stay_as_they_are(
+    network: nn.Module, brief: Task
+) -> None:
+    method = Twice(paper=True, lr=0.05)
+    small = tersenet.compress(copy.deepcopy(network), method, task=brief)
+    assert all((small.tensors[f"bn{i}.weight"].dequantize() == 1).all() for i in (1, 2, 3))
+    one = codes(made(network, brief, paper=True, lr=0.05, epochs=1))
+    assert one and all(torch.equal(codes(small)[name], found) for name, found in one.items())
 
 
 class Deaf(nn.Module):

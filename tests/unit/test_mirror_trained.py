@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import tersenet
+from tersenet.cli import main
 from tersenet.core.grid import Codebook
 from tersenet.core.method import Job, RunFolder
 from tersenet.core.model import CompressedModel, QTensor
@@ -237,3 +238,16 @@ def test_nan_and_infinity_are_refused_where_they_are(network: nn.Module, brief: 
         made(network, spoilt)
     with pytest.raises(TrainingError, match="not finite"):
         made(network, replace(brief, loss=lambda outputs, targets: outputs.sum() * math.nan))
+
+
+def test_the_command_line_compresses_to_the_levels_it_is_told(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["compress", str(checkpoint), "-o", str(tmp_path / "x.terse"), "--model", "digits", "--task", "digits",
+              "--method", "mirror", "--levels", "-2,-1,1,2", "--rule", "pmf", "--epochs", "0", "--json"])  # fmt: skip
+    assert not ended.value.code and '"method": "mirror"' in capsys.readouterr().out
+    model = tersenet.load(tmp_path / "x.terse")
+    assert set(codes(model)) == {"conv2.weight", "conv3.weight"}
+    assert all(found.unique().tolist() == [0, 1, 2, 3] for found in codes(model).values())
+    assert model.provenance["fields"]["levels"] == [-2, -1, 1, 2]

@@ -13,14 +13,13 @@ outermost levels. "proxquant" trains the values themselves and pulls them toward
 `beta * learning rate`. In evaluation mode, and in the file, w is s times the level next to the dual (or that of the
 largest dual). beta rises with the steps from `beta` to `final_beta`, in a geometric series.
 
-s is the mean magnitude of the weights at the start, kept in the file, and duals start at `w / s` (softmax: `q_k w / s -
-q_k^2 / 2`, the largest of which is that of the nearest level). With `paper` everything is as in Ajanthan et al. 2021:
-weights start at random, s is 1, every parameter is on the levels, and norms neither scale nor shift. Such a network
-should end in a batch norm, because its outputs are large otherwise.
+s is the mean magnitude of the weights at the start, kept in the file; duals start at `w / s` (softmax: `q_k w / s - q_k^2
+/ 2`). With `paper` everything is as in Ajanthan et al. 2021: weights start at random, s is 1, every parameter is on the
+levels, and norms neither scale nor shift. Such a network should end in a batch norm: its outputs are large otherwise.
 
-Departures: beta grows in every step (the authors: every 100 to 2000) and the learning rate falls along a cosine; the
-weights at the end are taken, not those of the best validation accuracy. With two levels and one learning rate for all
-duals (Adam's steps do not depend on the size of a gradient), md-softmax is md-tanh. Inputs of layers stay as they are.
+Departures: beta grows in every step (the authors: every 100 to 2000), the learning rate falls along a cosine, and the
+weights at the end are taken, not those of the best validation accuracy. With two levels and steps that do not depend on
+the size of a gradient (Adam's), md-softmax is md-tanh. Inputs of layers stay as they are.
 
 Needs the network's code and training data.
 """
@@ -75,9 +74,15 @@ def softmax_projection(duals: Tensor, beta: Tensor | float, levels: Levels) -> T
     >>> softmax_projection(torch.tensor([[0.0], [0.5]]), 2.0, (-1.0, 1.0)) == torch.tanh(torch.tensor([0.5]))
     tensor([True])
     """
-    shares = torch.softmax(beta * (duals - duals.detach().amax(0)), 0)  # never infinity minus infinity
-    mean: Tensor = torch.tensordot(duals.new_tensor(levels), shares, 1)
-    return mean
+    return weighted(levels, torch.softmax(beta * (duals - duals.detach().amax(0)), 0))  # never infinity minus infinity
+
+
+def weighted(factors: Sequence[float], parts: Tensor) -> Tensor:
+    """`sum over k of factors[k] * parts[k]`, elementwise (a product of matrices would be in bf16 on a GPU)."""
+    value = factors[0] * parts[0]
+    for factor, part in zip(factors[1:], parts[1:], strict=True):
+        value = value + factor * part
+    return value
 
 
 def nearest(dual: Tensor, levels: Levels) -> Tensor:
@@ -133,10 +138,9 @@ class Projected(Quantizer):
         """The weight that a dual stands for; of a dual per level the one that is nearest to all of them."""
         (dual,) = latents
         if self.per_level:
-            levels = dual.new_tensor(self.levels)
-            around = levels - levels.mean()
-            raised = dual + (levels.square() / 2).reshape(-1, *[1] * (dual.dim() - 1))
-            dual = torch.tensordot(around, raised, 1) / around.square().sum()
+            away = [level - sum(self.levels) / len(self.levels) for level in self.levels]
+            offset = sum(a * level**2 / 2 for a, level in zip(away, self.levels, strict=True))
+            dual = (weighted(away, dual) + offset) / sum(a * a for a in away)
         return dual * self.scale
 
     def forward(self, *latents: Tensor) -> Tensor:
@@ -182,7 +186,7 @@ class Projected(Quantizer):
 
     def _straight(self, dual: Tensor) -> Tensor:
         """What has the weight's shape and gives its gradient to the dual: g, or q_k g."""
-        return torch.tensordot(dual.new_tensor(self.levels), dual, 1) if self.per_level else dual
+        return weighted(self.levels, dual) if self.per_level else dual
 
 
 def stored(levels: Levels) -> Tensor:

@@ -13,9 +13,9 @@ outermost levels. "proxquant" trains the values themselves and pulls them toward
 `beta * learning rate`. In evaluation mode, and in the file, w is s times the level next to the dual (or that of the
 largest dual). beta rises with the steps from `beta` to `final_beta`, in a geometric series.
 
-s is the mean magnitude of the weights at the start, kept in the file; duals start at `w / s` (softmax: `q_k w / s - q_k^2
-/ 2`). With `paper` everything is as in Ajanthan et al. 2021: weights start at random, s is 1, every parameter is on the
-levels, and norms neither scale nor shift. Such a network should end in a batch norm: its outputs are large otherwise.
+s is the mean magnitude of the weights at the start, kept in the file; duals start at `w / s` (softmax: `q_k w / s -
+q_k^2 / 2`). With `paper` everything is as in Ajanthan et al. 2021: weights start at random, s is 1, every parameter is
+on the levels, and norms neither scale nor shift. Such a network should end in a batch norm: its outputs are large.
 
 Departures: beta grows in every step (the authors: every 100 to 2000), the learning rate falls along a cosine, and the
 weights at the end are taken, not those of the best validation accuracy. With two levels and steps that do not depend on

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import asdict, astuple, dataclass, fields, replace
 from functools import partial
-from itertools import islice
+from itertools import islice, product
 from pathlib import Path
 from typing import Any
 
@@ -196,13 +196,11 @@ def plan(recipe: Recipe, seed: int) -> Iterator[Mirror]:
     parts: list[tuple[tuple[str, ...], range, float]] = [(MAIN, range(seed, seed + recipe.seeds), default)]
     parts += [(recipe.others, first, default), *((MAIN[:1], first, beta) for beta in recipe.betas)]
     for rules, seeds, beta in parts:
-        for states in STATES:
-            for each in seeds:
-                for rule in rules:
-                    if recipe.paper and rule == "binaryconnect" and states == 3:
-                        continue  # every weight would begin at 0
-                    given: dict[str, Any] = {"rule": rule, "states": states, "seed": each, "final_beta": beta}
-                    yield Mirror(**given, epochs=recipe.epochs, lr=recipe.lr, paper=recipe.paper)
+        for each, states, rule in product(seeds, STATES, rules):
+            if recipe.paper and rule == "binaryconnect" and states == 3:
+                continue  # every weight would begin at 0
+            given: dict[str, Any] = {"rule": rule, "states": states, "seed": each, "final_beta": beta}
+            yield Mirror(**given, epochs=recipe.epochs, lr=recipe.lr, paper=recipe.paper)
 
 
 def made(name: str, method: Mirror, weights: Path, place: Path, reference: nn.Module, task: Task) -> Row:

@@ -24,7 +24,7 @@ def run(*arguments: str) -> int:
 def test_the_table_of_ones_own_network_is_soft_as_it_is_rounded_and_goes_on(
     checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    small = Recipe(nn.Module, Task, 1, 0.02, 3, 0.01, others=OTHERS[:1], betas=(1e8,))
+    small = Recipe(nn.Module, Task, 1, 0.02, 2, 0.01, batches=3, others=OTHERS[:1], betas=(1e8,))
     monkeypatch.setattr(reproduce, "OWN", small)
     given = ["reproduce", "mirror", "--work", str(tmp_path), "--checkpoint", str(checkpoint), "--model", "digits",
              "--task", "digits", "--json"]  # fmt: skip

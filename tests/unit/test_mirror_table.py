@@ -12,7 +12,7 @@ from tersenet.cli import main
 from tersenet.core.task import Task
 from tersenet.files.summary import verify
 from tersenet.lab.reproduce import mirror as reproduce
-from tersenet.lab.reproduce.mirror import MAIN, OTHERS, Recipe
+from tersenet.lab.reproduce.mirror import Recipe
 
 
 def run(*arguments: str) -> int:
@@ -24,23 +24,23 @@ def run(*arguments: str) -> int:
 def test_the_table_of_ones_own_network_is_soft_as_it_is_rounded_and_goes_on(
     checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    small = Recipe(nn.Module, Task, 1, 0.02, 2, 0.01, batches=3, others=OTHERS[:1], betas=(1e8,))
+    small = Recipe(nn.Module, Task, 1, 0.02, 2, 0.01, batches=3, betas=(1e8,))
     monkeypatch.setattr(reproduce, "OWN", small)
+    monkeypatch.setattr(reproduce, "MAIN", ("md-tanh", "md-softmax"))
     given = ["reproduce", "mirror", "--work", str(tmp_path), "--checkpoint", str(checkpoint), "--model", "digits",
              "--task", "digits", "--json"]  # fmt: skip
     assert run(*given) == 0
     rows = json.loads(capsys.readouterr().out)["rows"]
     assert [(row["rule"], row["states"], row["final_beta"]) for row in rows] == [
-        *((rule, states, 1e4) for states in (2, 3) for rule in MAIN), ("proxquant", 2, 1e4), ("proxquant", 3, 1e4),
+        ("md-tanh", 2, 1e4), ("md-softmax", 2, 1e4), ("md-tanh", 3, 1e4), ("md-softmax", 3, 1e4),
         ("md-tanh", 2, 1e8), ("md-tanh", 3, 1e8),
     ]  # fmt: skip
     folder = tmp_path / f"{checkpoint.stem}-seed0"
     for row in rows:
         file = folder / f"{row['rule']}-{row['states']}-beta{row['final_beta']:g}-seed0.terse"
         assert verify(file).size == row["file_bytes"]
-        if row["rule"] != "proxquant":
-            assert abs(row["soft"] - row["accuracy"]) <= 0.005 and row["between"] < 0.01
-        if row["rule"] == "binaryconnect" or row["final_beta"] == 1e8:
+        assert abs(row["soft"] - row["accuracy"]) <= 0.005 and row["between"] < 0.01
+        if row["final_beta"] == 1e8:
             assert row["between"] <= 1e-4 and abs(row["soft"] - row["accuracy"]) <= 0.002
         assert row["bits"] < (1.1 if row["states"] == 2 else 1.7)
     table = list(csv.DictReader((tmp_path / "mirror.csv").read_text().splitlines()))

@@ -49,6 +49,11 @@ OF_ALL = {
         {"epochs": 3, "warmup": 1, "share": 0.6, "bits": (6,)}, {"epochs": 2, "mode": "post", "bn": "scale-shift"},
         {"epochs": 2, "warmup": 1, "mode": "in", "share": 0.6, "low_bits": 2},
     ],
+    "mirror": [
+        {"bn": "pair"}, {"rule": "md-softmax", "levels": (-1.0, 0.3, 2.0), "first_last": "same"},
+        {"rule": "proxquant", "states": 4}, {"rule": "binaryconnect", "states": 3, "layer_bits": {"conv3.weight": 2}},
+        {"rule": "gd-tanh", "first_last": "keep"}, {"rule": "pmf", "paper": True, "states": 3, "lr": 0.1},
+    ],
 }  # fmt: skip
 CASES = [(name, fields) for name, cases in OF_ALL.items() for fields in cases]
 

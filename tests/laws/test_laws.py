@@ -23,6 +23,7 @@ SMALL["lapq"] = {"bits": 4, "act_bits": 4, "evaluations": 20}
 SMALL["imprint"] = {"average_bits": 5.0, "act_bits": 4, "epochs": 1}
 SMALL["accgrad"] = {"share": 0.55, "epochs": 8, "refine": 2, "bits": (6,)}
 SMALL["bsq"] = {"act_bits": 4, "epochs": 2, "refine": 1, "alpha": 3e-4}
+SMALL["mirror"] = {"states": 3, "epochs": 2, "lr": 0.01}
 BRIEF = {"bits": 4, "act_bits": 4, "epochs": 1}  # of methods that train
 
 

@@ -26,7 +26,7 @@ def test_every_method_follows_the_bits_of_layers(name: str, network: nn.Module, 
         fields["epochs"] = 0
     if name == "accgrad":
         fields |= {"epochs": 2, "warmup": 1, "bits": (4,)}
-    if name in ("imprint", "bsq"):
+    if name in ("imprint", "bsq", "mirror"):
         del fields["bits"]
     if name == "bsq":
         fields["refine"] = 0

@@ -218,7 +218,7 @@ class Mirror(TrainedMethod):
     beta: Annotated[float, Within(1e-6, 1e30)] = 1.0
     """How steep the projection is at the start."""
     final_beta: Annotated[float, Within(1e3, 1e30)] = 1e4
-    """How steep it is at the end; below 1000 many weights would still be between levels, and rounding would hurt."""
+    """How steep it is at the end; the share of weights that are still between levels falls about as 1 over it."""
     paper: bool = False
     """As in the paper: random start, no scales, every parameter, norms without scale and shift."""
     first_last: Literal["8", "keep", "same"] = "8"

@@ -50,7 +50,7 @@ OF_ALL = {
         {"epochs": 2, "warmup": 1, "mode": "in", "share": 0.6, "low_bits": 2},
     ],
     "mirror": [
-        {"bn": "pair"}, {"rule": "md-softmax", "levels": (-1.0, 0.3, 2.0), "first_last": "same"},
+        {"bn": "scale-shift"}, {"rule": "md-softmax", "levels": (-1.0, 0.3, 2.0), "first_last": "same"},
         {"rule": "proxquant", "states": 4}, {"rule": "binaryconnect", "states": 3, "layer_bits": {"conv3.weight": 2}},
         {"rule": "gd-tanh", "first_last": "keep"}, {"rule": "pmf", "paper": True, "states": 3, "lr": 0.1},
     ],

@@ -263,5 +263,5 @@ def test_the_measured_delta_is_the_curvature_over_the_gradient() -> None:
     measure_deltas(net, list(task.batches("train")), 0)
     value = net.weight.detach()
     gradient = (value.sum(1, keepdim=True)).expand(16, 32)  # of sum over outputs of (sum of a row)^2 / 2
-    scale = float(held._prepared(net.parametrizations.weight.original)[1])
+    scale = float(held._prepared(net.parametrizations.weight.original)[1].detach())
     assert float(held.delta) == pytest.approx(scale * 1.0 / (3 * float(gradient.std())), rel=0.35)  # 8 probes

@@ -60,6 +60,7 @@ class AccGrad(TrainedMethod):
   title = {Exploration of Accumulated Gradient for Neural Network Compression},
   author = {Gaopande, Meghana Laxmidhar}, school = {Virginia Tech}, year = {2020}
 }"""
+    QUICK: ClassVar[Mapping[str, Any]] = {"share": 0.55, "epochs": 3, "warmup": 1, "refine": 1, "bits": (6,)}
 
     mode: Literal["post", "in", "combined"] = "combined"
     """post (widths once, after training), in (groups while it trains), or combined."""

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 import tersenet
 from tersenet.core.method import Method
+from tersenet.core.model import QTensor
 from tersenet.core.task import Task
 from tersenet.network.calibrate import calibration
 
@@ -44,6 +45,7 @@ def check_law(network: nn.Module, method: Method, task: Task, folder: Path, monk
     with monkeypatch.context() as patch:
         seen = seen_by(patch, type(network))
         small = tersenet.compress(copy.deepcopy(network), method, task=few)
+    assert any(isinstance(entry, QTensor) for entry in small.tensors.values())
     tersenet.save(small, folder / "law.terse")
     back = tersenet.load(folder / "law.terse").apply_to(copy.deepcopy(network)).eval()
     expected = outputs(back, task)

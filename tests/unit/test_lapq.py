@@ -184,3 +184,19 @@ def test_a_half_precision_network_is_searched_as_it_is_stored(
         small = tersenet.compress(half, "lapq", task=task, bits=4, act_bits=4, search="l2")
     assert small.tensors["conv2.weight"].dtype == dtype
     assert torch.equal(outputs(small.apply_to(copy.deepcopy(network)), task), outputs(seen[-1], task))
+
+
+class Twice(nn.Module):
+    """A layer that sees positive inputs first and negative ones later."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.shared, self.last = nn.Linear(64, 32), nn.Linear(32, 32), nn.Linear(32, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.shared(self.shared(self.first(x.flatten(1)).relu())))  # type: ignore[no-any-return]
+
+
+def test_an_input_that_is_ever_negative_is_signed(task: Task) -> None:
+    small = tersenet.compress(Twice(), "lapq", task=task, bits=8, act_bits=8, search="l2", first_last="same")
+    assert small.activations["shared"].levels.low < 0

@@ -16,7 +16,7 @@ from tersenet.cli import main
 from tersenet.methods import settings
 
 README = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
-EXAMPLE = next(block for block in README.split("```python\n")[1:] if "def make(" in block).split("```")[0]
+EXAMPLE = next(block for block in README.split("```python\n")[1:] if "def make(width" in block).split("```")[0]
 
 
 def run(*arguments: str | Path) -> int:

@@ -100,8 +100,6 @@ class AccGrad(TrainedMethod):
             raise UsageError('mode="in" has one low group: leave out bits= (see low_bits=)')
         if self.tune and self.target_ratio is None:
             raise UsageError("tune=True looks for the most accurate bits at a ratio: give target_ratio=")
-        if self.bn == "fold":
-            raise UsageError('bn="fold" cannot be trained: give bn="scale-shift" or bn="keep"')
         check_widths(self.layer_bits, 2, WIDEST)
 
     @property

@@ -67,6 +67,7 @@ def attach(module: Module, method: str | Method, inputs: Iterable[Any], **fields
         raise UsageError("training needs fp32 weights: call module.float() first")
     now = marked(open_module(module), module)
     source = _Described(now.specs, now.aliases, now.layout, now.attachments, now.digest())
+    chosen.on_start(module)
     chosen.attach(module, source.specs, inputs, source.aliases)
     module.__dict__[_ATTACHED] = (chosen, source)
     return module

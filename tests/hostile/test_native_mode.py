@@ -14,8 +14,8 @@ WRONG: list[dict[str, Any]] = [
     *({"step": step} for step in (0.0, -1.0, np.nan, np.inf)),
     *({"t": t} for t in (0.0, -3.0, np.nan, np.inf)),
     *({"masks": masks} for masks in ([], [1.0], [0.5, 1.0], [0.0, 0.0], [1.0, -0.1], [1.0, np.nan], [2.0, 1.0])),
-    *({"first_last": ends} for ends in ([], [-1, 0], [-1, 0, -2], [-2, 1, -1, 0], [-1, 0, 1, 2], [-1, 0, -2, 1 << 20])),
-    {"masks": [1.0] * 17, "first_last": [-1, 0] * 17},
+    *({"ends": ends} for ends in ([], [-1, 0], [-1, 0, -2], [-2, 1, -1, 0], [-1, 0, 1, 2], [-1, 0, -2, 1 << 20])),
+    {"masks": [1.0] * 17, "ends": [-1, 0] * 17},
     {"out": np.zeros(COUNT - 1, np.float32)}, {"out": np.zeros(COUNT, np.float64)}, {"out": None},
     {"values": np.zeros(COUNT, np.float64)}, {"values": np.zeros(2 * COUNT, np.float32)[::2]}, {"isa": "foo"},
 ]  # fmt: skip
@@ -23,7 +23,7 @@ WRONG: list[dict[str, Any]] = [
 
 def good(function: str) -> dict[str, Any]:
     values = np.linspace(-3, 3, COUNT, dtype=np.float32)
-    given = {"values": values, "step": 0.5, "t": 3.0, "masks": [1.0, 0.5], "first_last": [-1, 0, -2, 1]}
+    given = {"values": values, "step": 0.5, "t": 3.0, "masks": [1.0, 0.5], "ends": [-1, 0, -2, 1]}
     given |= {"out": np.zeros(COUNT, np.float32), "isa": ""}
     return given if function == "round_to_mode" else {**given, "grads": np.ones(COUNT, np.float32), "straight": False}
 

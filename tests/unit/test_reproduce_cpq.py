@@ -67,4 +67,4 @@ def test_the_rows_of_resnet20_and_its_control_have_the_same_epochs_and_distillat
     made = [reproduce.chosen(recipe, name, 0) for name in ("cpq", "lsq", "apot")]
     totals = [sum(phase.epochs for phase in method.phases()) for method in made]  # type: ignore[attr-defined]
     assert len(set(totals)) == 1 and totals[0] <= 16
-    assert {(m.distill, m.bits, m.act_bits, m.ends) for m in made} == {(0.5, 3, 3, "8")}  # type: ignore[attr-defined]
+    assert {(m.distill, m.bits, m.act_bits, m.first_last) for m in made} == {(0.5, 3, 3, "8")}  # type: ignore[attr-defined]

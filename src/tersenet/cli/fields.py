@@ -39,9 +39,18 @@ def build_method(name: str, flags: list[str]) -> "Method":
             continue
         if not equals and not rest:
             raise UsageError(f"{flag} needs a value")
-        value = _read(flag, kinds[field], attached if equals else rest.pop(0))
-        values[field] = (*values.get(field, ()), value) if typing.get_origin(kinds[field]) is tuple else value
+        text = attached if equals else rest.pop(0)
+        if typing.get_origin(kinds[field]) is tuple:
+            values[field] = (*values.get(field, ()), *_several(flag, kinds[field], text))
+        else:
+            values[field] = _read(flag, kinds[field], text)
     return cls(**values)
+
+
+def _several(flag: str, kind: Any, text: str) -> list[Any]:
+    """The members of a tuple that `text` gives: one, or numbers between commas."""
+    numbers = typing.get_args(kind)[0] in (int, float)
+    return [_read(flag, kind, part) for part in (text.split(",") if numbers else [text])]
 
 
 def _read(flag: str, kind: Any, text: str) -> Any:

@@ -105,6 +105,10 @@ class TrainedMethod(Method):
         """The method with everything chosen that depends on the network, and what to record about it."""
         return self, {}
 
+    def on_start(self, network: nn.Module) -> None:
+        """Called with the network that is to be trained, before it is given weights to start from and quantizers: what
+        else it starts from, and what in it is not trained."""
+
     def phases(self) -> tuple[Phase, ...]:
         """The parts of the training, in order."""
         return (Phase(self, self.epochs, self.lr),)
@@ -207,6 +211,7 @@ class TrainedMethod(Method):
             network = deepcopy(module).float().to(processes.device)
             method, facts = self.plan(network, job)
             training = Training(method, job, network, processes, folder)
+            method.on_start(network)
             if job.run is not None and job.run.start is not None:
                 begin_with(network, job.run.start)
             network = training.trained()

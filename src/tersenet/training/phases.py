@@ -82,6 +82,7 @@ class Training:
             latent = attach.latent_state(self.network)
             assert self.job.module is not None
             self.network = deepcopy(self.job.module).float().to(self.processes.device)
+            phase.method.on_start(self.network)
             self.network.load_state_dict(latent)
         self.base = {name: value.clone() for name, value in self.network.state_dict().items()}
         self._attach(phase.method)

@@ -149,7 +149,7 @@ def rows(
 ) -> Iterator[Row]:
     """The control, then every alpha; each is trained once, in a folder of its own, and goes on there."""
     shared: dict[str, Any] = {"lr": recipe.lr, "distill": recipe.distill, "seed": seed}
-    control: dict[str, Any] = {"bits": 32, "side": "exact", "epochs": recipe.epochs + recipe.refine}
+    control: dict[str, Any] = {"bits": 32, "kept_dtype": "exact", "epochs": recipe.epochs + recipe.refine}
     place = made(folder / "control", weights, get("lsq")(**shared, **control), network, task)
     reference = load_into(place, deepcopy(network))
     yield judged(name, None, place, reference, task, recipe, seed)

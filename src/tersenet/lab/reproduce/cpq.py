@@ -158,7 +158,7 @@ def rows(
 ) -> Iterator[Row]:
     """The control, CPQ without and with DropBits, other methods, learned levels and the same levels of every seed; each
     is trained once, in a folder of its own, and goes on there."""
-    control = chosen(recipe, "lsq", seed, bits=32, act_bits=32, side="exact")
+    control = chosen(recipe, "lsq", seed, bits=32, act_bits=32, kept_dtype="exact")
     place = made(folder / "control", weights, control, network, task)
     reference = load_into(place, deepcopy(network))
 

@@ -14,15 +14,14 @@ import torch
 from PIL import Image
 
 from tersenet import Task
-from tersenet.lab.images import CIFAR10_MEAN, CIFAR10_STD
+from tersenet.lab.images import CIFAR10
 
 
 def batches(sheets: list[np.ndarray], labels: np.ndarray) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """Batches of 250 normalised images and their labels. **Shapes**: `[250, 3, 32, 32]`, `[250]`."""
     pixels = [np.asarray(Image.open(io.BytesIO(sheet.tobytes())).convert("RGB")) for sheet in sheets]
-    x = torch.from_numpy(np.concatenate(pixels).reshape(-1, 32, 32, 3)).permute(0, 3, 1, 2).float() / 255
-    x = (x - torch.tensor(CIFAR10_MEAN).view(1, 3, 1, 1)) / torch.tensor(CIFAR10_STD).view(1, 3, 1, 1)
-    return list(zip(x.split(250), torch.from_numpy(labels.astype(np.int64)).split(250), strict=True))
+    x = torch.from_numpy(np.concatenate(pixels).reshape(-1, 32, 32, 3)).permute(0, 3, 1, 2)
+    return list(zip(CIFAR10(x).split(250), torch.from_numpy(labels.astype(np.int64)).split(250), strict=True))
 
 
 def make_task() -> Task:

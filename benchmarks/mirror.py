@@ -12,7 +12,7 @@ import matplotlib.pyplot as plt
 import torch
 from torch import Tensor
 
-from tersenet.methods.mirror import Projected, Rule, tanh_projection
+from tersenet.methods.mirror.projected import Projected, Rule, tanh_projection
 
 PICTURES = Path(__file__).parents[1] / "docs" / "pictures"
 BINARY, TERNARY = (-1.0, 1.0), (-1.0, 0.0, 1.0)

@@ -1,6 +1,8 @@
 """An optimizer of its own, and two phases: the scale learns with the weights, then only the weights."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +37,8 @@ class SignDescent(torch.optim.Optimizer):
 @dataclass(frozen=True)
 class Signed(TrainedMethod):
     """Learned steps by signs of gradients, `epochs` with the scale and `more` without."""
+
+    QUICK: ClassVar[Mapping[str, Any]] = {"epochs": 1, "more": 2}
 
     bits: int = 4
     more: int = 1

@@ -1,6 +1,8 @@
 """Bit planes that are trained, and die where an epoch begins; the optimizer forgets when one does."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -60,6 +62,8 @@ class Planes(Quantizer):
 @dataclass(frozen=True)
 class DyingPlanes(TrainedMethod):
     """Bit planes under a penalty; one dies per epoch in every weight."""
+
+    QUICK: ClassVar[Mapping[str, Any]] = {"epochs": 3}
 
     bits: int = 6
     strength: float = 1e-3

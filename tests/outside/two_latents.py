@@ -1,6 +1,8 @@
 """A weight as the difference of two non-negative latents, on a uniform grid with a step that is set once."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -57,6 +59,8 @@ class Difference(Quantizer):
 @dataclass(frozen=True)
 class TwoLatents(TrainedMethod):
     """The difference of two latents in `bits` bits."""
+
+    QUICK: ClassVar[Mapping[str, Any]] = {"epochs": 2}
 
     bits: int = 4
 

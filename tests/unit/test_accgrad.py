@@ -1,4 +1,4 @@
-"""Accumulated gradients: the signal, groups, clusters, modes, ratios, and what is refused."""
+"""Accumulated gradients: groups, modes, ratios, and what is refused."""
 
 import copy
 from dataclasses import replace
@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 import tersenet
+from every_method import example
+from last_network import check_law
 from tersenet.analysis.evaluate import evaluate
 from tersenet.core.grid import FixedPoint
 from tersenet.core.model import CompressedModel, QTensor
@@ -17,9 +19,7 @@ from tersenet.core.task import Task
 from tersenet.errors import BudgetError, InputError, UsageError
 from tersenet.lab.models import build
 from tersenet.methods import get
-from tersenet.methods.accgrad.fixed_point import MixedFixedPoint
-from tersenet.methods.accgrad.signal import clusters, give, lowest, parts, record
-from tersenet.quantizers import attach
+from tersenet.methods.accgrad.signal import clusters
 from tersenet.report.size import storage
 
 FAST: dict[str, Any] = {"epochs": 4, "warmup": 1, "lr": 0.02}
@@ -37,12 +37,6 @@ def small(task: Task) -> nn.Module:
     return train(net(), task, epochs=8)
 
 
-def attached(module: nn.Module) -> nn.Module:
-    found = {name: MixedFixedPoint(p.detach()) for name, p in module.named_parameters()}
-    attach.attach_weights(module, found, {})
-    return module
-
-
 def made(small: nn.Module, task: Task, **fields: Any) -> CompressedModel:
     return tersenet.compress(copy.deepcopy(small), "accgrad", task=task, **{**FAST, **fields})
 
@@ -50,59 +44,6 @@ def made(small: nn.Module, task: Task, **fields: Any) -> CompressedModel:
 def density(model: CompressedModel) -> float:
     entries = [entry for entry in model.tensors.values() if isinstance(entry, QTensor)]
     return sum(int((e.codes != 0).sum()) for e in entries) / sum(e.codes.numel() for e in entries)
-
-
-def test_the_signal_is_the_sum_of_absolute_gradients_of_batches_and_never_falls(task: Task) -> None:
-    module, loss = attached(net()), nn.functional.cross_entropy
-    record(module)
-    expected, before = (
-        [torch.zeros_like(w) for _, _, w in parts(module)],
-        [torch.zeros_like(w) for *_, w in parts(module)],
-    )
-    for inputs, targets in list(task.split("train"))[:4]:
-        gradients = torch.autograd.grad(loss(module(inputs), targets), [w for *_, w in parts(module)])
-        expected = [total + gradient.abs() for total, gradient in zip(expected, gradients, strict=True)]
-        loss(module(inputs), targets).backward()  # type: ignore[no-untyped-call]
-        for (_, quantizer, latent), total, old in zip(parts(module), expected, before, strict=True):
-            assert torch.equal(quantizer.signal, total) and (quantizer.signal >= old).all()
-            old.copy_(quantizer.signal)
-            latent.grad = None
-
-
-def test_a_weight_whose_input_is_always_0_has_signal_0_and_is_in_the_lowest_cluster(task: Task) -> None:
-    module, loss = attached(net()), nn.functional.cross_entropy
-    record(module)
-    for inputs, targets in task.split("train"):
-        masked = inputs.clone()
-        masked[..., :2] = 0
-        loss(module(masked), targets).backward()  # type: ignore[no-untyped-call]
-    signal = {name: q.signal for name, q, _ in parts(module)}["1.weight"].reshape(40, 8, 8)
-    assert (signal[..., :2] == 0).all() and (signal[..., 2:] > 0).float().mean() > 0.5
-    assert (clusters(signal.reshape(-1), 4, "log-kmeans").reshape(40, 8, 8)[..., :2] == 0).all()
-
-
-@pytest.mark.parametrize("width", [2, 3, 5, 8, 16])
-def test_fixed_point_is_twos_complement_with_halves_away_from_zero(width: int) -> None:
-    weight = torch.randn(4000, generator=torch.Generator().manual_seed(0)) * 0.3
-    quantizer = MixedFixedPoint(weight)
-    quantizer.give(torch.full(weight.shape, width, dtype=torch.int8), weight)
-    integer = int(quantizer.integer)
-    assert 2.0 ** (integer - 2) < weight.abs().max() <= 2.0 ** (integer - 1)
-    step = 2.0 ** (integer - width)
-    plain = (weight.sign() * (weight.abs() / step + 0.5).floor()).clamp(
-        -(2 ** (width - 1)), 2 ** (width - 1) - 1
-    ) * step
-    assert torch.equal(quantizer(weight), plain)
-    frozen = quantizer.freeze(weight)
-    assert isinstance(frozen.grid, FixedPoint) and torch.equal(frozen.dequantize(), plain)
-
-
-def test_gradients_go_through_unchanged_and_width_0_is_0() -> None:
-    weight = torch.randn(50, requires_grad=True)
-    quantizer = MixedFixedPoint(weight)
-    quantizer.give(torch.tensor([0, 3] * 25, dtype=torch.int8), weight)
-    (quantizer(weight) * torch.arange(50.0)).sum().backward()
-    assert torch.equal(weight.grad, torch.arange(50.0)) and not quantizer(weight)[::2].any()  # type: ignore[arg-type]
 
 
 def test_one_cluster_or_equal_bits_are_plain_fixed_point(small: nn.Module, task: Task) -> None:
@@ -118,19 +59,6 @@ def test_sixteen_bits_change_nothing(small: nn.Module, task: Task) -> None:
     a, b = (made(small, task, mode="post", bits=bits) for bits in ((16,), (16, 16)))
     scores = [evaluate(m.apply_to(copy.deepcopy(small)), task, "validation").metric for m in (a, b)]
     assert scores[0] == scores[1] and scores[0] is not None and scores[0].mean > 0.85
-
-
-def test_wider_clusters_have_larger_signals_and_kmeans_is_a_fixed_point_of_lloyd() -> None:
-    values = torch.rand(3000, generator=torch.Generator().manual_seed(1)) ** 4
-    for how in ("kmeans", "log-kmeans", "quantiles"):
-        place = clusters(values, 4, how)
-        tops = [float(values[place == k].max()) for k in range(4)]
-        bottoms = [float(values[place == k].min()) for k in range(4)]
-        assert all(top <= bottom for top, bottom in zip(tops, bottoms[1:], strict=False))
-    place = clusters(values, 4, "kmeans")
-    means = torch.stack([values[place == k].double().mean() for k in range(4)])
-    assert torch.equal((values.double().unsqueeze(1) - means).abs().argmin(1), place)
-    assert clusters(values, 4, "quantiles").bincount().tolist() == [750] * 4
 
 
 def test_the_low_group_is_on_its_grid_at_the_end_and_is_the_larger(small: nn.Module, task: Task) -> None:
@@ -288,10 +216,15 @@ class Dead(nn.Module):
         return x + 0 * self.side(x).sum()
 
 
-def test_give_splits_one_vector_over_all_tensors_and_of_equals_the_first_are_lowest() -> None:
-    assert lowest(torch.tensor([3.0, 1.0, 1.0, 2.0]), 2).tolist() == [False, True, True, False]
-    module = attached(net())
-    found = parts(module)
-    total = sum(w.numel() for *_, w in found)
-    give(found, torch.arange(total) % 5 + 2)
-    assert torch.equal(torch.cat([q.widths.reshape(-1) for _, q, _ in found]).long(), torch.arange(total) % 5 + 2)
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"epochs": 2, "mode": "post", "bits": (), "bn": "scale-shift"},
+        {"epochs": 2, "mode": "in", "bits": (), "share": 0.6, "low_bits": 2},
+    ],
+    ids=str,
+)
+def test_the_network_that_was_trained_is_the_network_in_the_file(
+    fields: dict[str, Any], network: nn.Module, task: Task, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    check_law(network, example("accgrad", **fields), task, tmp_path, monkeypatch)

@@ -58,3 +58,9 @@ def test_the_optimum_is_that_of_all_assignments(seed: int) -> None:
     every = (dict(zip(names, widths, strict=True)) for widths in itertools.product((2, 3, 4, 8), repeat=6))
     allowed = [bits for bits in every if average(sizes, bits) <= budget * (1 - len(names) / 4096)]
     assert total(found) <= min(map(total, allowed)) + 1e-15
+
+
+def test_an_optimum_that_just_fits_is_found() -> None:
+    sizes = {f"layer{i}": 1000 + 7 * i for i in range(40)}
+    assert set(optimum({name: {4: 1.0} for name in sizes}, sizes, 4.0).values()) == {4}
+    assert set(optimum({name: {2: 2.0, 4: 1.0} for name in sizes}, sizes, 4.0).values()) == {4}

@@ -239,3 +239,19 @@ def test_a_shape_that_is_none_shows_what_one_looks_like(text: str) -> None:
 def test_inputs_of_another_shape_are_synthesised() -> None:
     small = tersenet.compress(pitch().eval(), "vlcq", input_shape="24", images=16, synthesis_steps=5)
     assert small.tensors["0.weight"].shape == (32, 24)
+
+
+def test_a_network_that_returns_a_mapping_trains_and_one_without_tensors_is_a_clear_error(task: Task) -> None:
+    class Named(nn.Module):
+        def __init__(self, text: bool) -> None:
+            super().__init__()
+            self.layer, self.text = nn.Linear(64, 10), text
+
+        def forward(self, x: Tensor) -> dict[str, Any]:
+            found = self.layer(x.flatten(1))
+            return {"logits": "text" if self.text else found}
+
+    small = tersenet.compress(Named(False), "lsq", task=task, epochs=1, bits=32)
+    assert set(small.tensors) == {"layer.weight", "layer.bias"}
+    with pytest.raises(InputError, match="returned"):
+        tersenet.compress(Named(True), "lsq", task=task, epochs=1, bits=32)

@@ -69,6 +69,24 @@ def test_detaching_gives_the_network_back(network: nn.Module, task: Task) -> Non
     tersenet.attach(net, "lsq", [inputs])
 
 
+def test_detaching_a_copy_leaves_the_original_attached(network: nn.Module, task: Task) -> None:
+    inputs = next(iter(task.split("train")))[0]
+    net = tersenet.attach(network, "lsq", [inputs], bits=3, act_bits=4).eval()
+    before = net(inputs)
+    tersenet.detach(copy.deepcopy(net))
+    assert torch.equal(net(inputs), before)
+
+
 def test_the_public_names_are_shown_and_are_there() -> None:
     assert {"attach", "param_groups", "TrainedMethod"} <= set(dir(tersenet)) == set(tersenet.__all__)
     assert all(getattr(tersenet, name) is not None for name in dir(tersenet))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_attaching_to_other_precisions_or_twice_is_refused(dtype: torch.dtype) -> None:
+    net = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
+    with pytest.raises(UsageError, match="fp32"):
+        tersenet.attach(copy.deepcopy(net).to(dtype), "lsq", [torch.randn(4, 64)])
+    tersenet.attach(net, "lsq", [torch.randn(4, 64)])
+    with pytest.raises(UsageError, match="already"):
+        tersenet.attach(net, "lsq", [torch.randn(4, 64)])

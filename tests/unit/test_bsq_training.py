@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import tersenet
+from every_method import example
+from last_network import check_law
 from tersenet.analysis.evaluate import evaluate
 from tersenet.core.method import Job, RunFolder
 from tersenet.core.model import CompressedModel, KeptTensor, QTensor
@@ -199,3 +201,17 @@ def test_a_loop_of_ones_own_trains_what_compress_trains(network: nn.Module, task
     assert small.activations == expected.activations and len(small.activations) == 2
     for name, entry in expected.tensors.items():
         assert torch.equal(small.tensors[name].dequantize(), entry.dequantize()), name
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"refine": 0, "bn": "scale-shift", "biases": True, "alpha": 1e-4},
+        {"epochs": 1, "alpha": 1e-3},
+    ],
+    ids=str,
+)
+def test_the_network_that_was_trained_is_the_network_in_the_file(
+    fields: dict[str, Any], network: nn.Module, task: Task, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    check_law(network, example("bsq", **fields), task, tmp_path, monkeypatch)

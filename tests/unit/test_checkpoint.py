@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save_file, save_model
 from torch import nn
 
+import tersenet
 from tersenet.core.model import CompressedModel, KeptTensor
 from tersenet.errors import CheckpointError, FormatError, OutputError
 from tersenet.files.checkpoint import open_checkpoint, open_module
@@ -129,3 +130,29 @@ def test_an_existing_output_is_kept_without_overwrite(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="overwrite=True"):
         write_checkpoint(CompressedModel({}), tmp_path / "x.safetensors")
     assert (tmp_path / "x.safetensors").read_bytes() == b"precious"
+
+
+class Tied(nn.Module):
+    """An embedding that is also the head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.head = nn.Embedding(40, 16), nn.Linear(16, 40, bias=False)
+        self.head.weight = self.embed.weight
+
+
+def test_a_tied_tensor_that_the_checkpoint_left_out_is_no_mismatch(tmp_path: Path) -> None:
+    net = Tied()
+    save_model(net, str(tmp_path / "x.safetensors"))
+    tersenet.save(tersenet.compress(tmp_path / "x.safetensors", "rtn", module=Tied()), tmp_path / "x.terse")
+    with torch.device("meta"):
+        empty = Tied()
+    for target in (Tied(), empty):
+        back = tersenet.load(tmp_path / "x.terse").apply_to(target)
+        assert back.head.weight is back.embed.weight and not back.head.weight.is_meta
+
+
+def test_a_renamed_terse_file_is_recognised(tmp_path: Path) -> None:
+    tersenet.save(tersenet.compress(nn.Linear(64, 64), "rtn"), tmp_path / "x.safetensors")
+    with pytest.raises(CheckpointError, match="compressed"):
+        tersenet.compress(tmp_path / "x.safetensors", "rtn")

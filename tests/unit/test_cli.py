@@ -13,9 +13,10 @@ from safetensors.torch import load_file, save_file
 
 import tersenet
 from tersenet.cli import main
+from tersenet.methods import settings
 
 README = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
-EXAMPLE = next(block for block in README.split("```python\n")[1:] if "def make(" in block).split("```")[0]
+EXAMPLE = next(block for block in README.split("```python\n")[1:] if "def make(width" in block).split("```")[0]
 
 
 def run(*arguments: str | Path) -> int:
@@ -205,3 +206,46 @@ def test_no_command_writes_over_what_it_reads(tmp_path: Path, capsys: pytest.Cap
 def test_the_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("--version") == 0
     assert capsys.readouterr().out == f"tersenet {tersenet.__version__}\n"
+
+
+WRONG = {
+    "a boolean that is no boolean": ["--method", "rtn", "--affine=perhaps"],
+    "a negated number": ["--method", "rtn", "--no-bits", "3"],
+    "an unknown effort": ["--effort", "heroic"],
+    "calibration without data": ["--calibrate"],
+    "arguments for no model": ["--model-arg", "a=b"],
+    "an include that matches nothing": ["--include", "nothing*"],
+    "rtn cannot fold": ["--method", "rtn", "--bn", "fold"],
+    "a folder for a training that is none": ["--run", "somewhere"],
+    "an unknown argument of the model": ["--model", "digits", "--model-arg", "depth=3", "--task", "x.py:y"],
+}
+
+
+@pytest.mark.parametrize("flags", WRONG.values(), ids=WRONG.keys())
+def test_wrong_usage_is_named_and_nothing_is_written(
+    flags: list[str], checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["compress", str(checkpoint), "-o", str(tmp_path / "o.terse"), "--json", *flags])
+    assert stop.value.code == 2 and not list(tmp_path.iterdir())
+    assert json.loads(capsys.readouterr().out)["error"] == "UsageError"
+
+
+def main_ok(arguments: list[str]) -> None:
+    try:
+        main(arguments)
+    except SystemExit as stop:
+        assert not stop.code
+
+
+def test_false_is_false(checkpoint: Path, tmp_path: Path) -> None:
+    main_ok(["compress", str(checkpoint), "-o", str(tmp_path / "o.terse"), "--method", "rtn", "--affine=false"])
+    (affine,) = (s for s in settings(tersenet.load(tmp_path / "o.terse").provenance).fields if s.name == "affine")
+    assert affine.value is False
+
+
+def test_names_with_brackets_are_shown_as_they_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = tersenet.CompressedModel({"blocks[attn].w": tersenet.KeptTensor(torch.ones(3), torch.float32, "[/red]")})
+    tersenet.save(model, tmp_path / "x.terse")
+    main_ok(["inspect", str(tmp_path / "x.terse")])
+    assert "blocks[attn].w" in capsys.readouterr().out

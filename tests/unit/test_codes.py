@@ -5,8 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from safetensors.torch import load_file
+from torch import Tensor, nn
 
+import tersenet
 from codes_reader import read, roundings, values
 from tersenet.core.activation import Activation
 from tersenet.core.grid import Codebook, FixedPoint, Uniform
@@ -99,3 +101,23 @@ def test_two_tensors_of_one_name_are_refused(tmp_path: Path) -> None:
     clash: dict[str, Entry] = {"w": ENTRIES["one scale"], "w:scale": ENTRIES["counter"]}
     with pytest.raises(OutputError, match="w:scale"):
         write_checkpoint(CompressedModel(clash), tmp_path / "c.safetensors", codes=True)
+
+
+class Tied(nn.Module):
+    """An embedding that is also the head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.head = nn.Embedding(40, 16), nn.Linear(16, 40, bias=False)
+        self.head.weight = self.embed.weight
+
+
+def test_codes_include_tied_tensors_and_refuse_what_they_cannot_name(tmp_path: Path) -> None:
+    write_checkpoint(tersenet.compress(Tied(), "rtn"), tmp_path / "c.safetensors", codes=True)
+    assert {"embed.weight", "head.weight"} <= set(load_file(tmp_path / "c.safetensors"))
+    both = {"w": torch.randn(32, 32), "w:scale": torch.ones(3)}
+    torch.save(both, tmp_path / "both.pt")
+    small = tersenet.compress(tmp_path / "both.pt", "rtn")
+    for target in ("c2.safetensors", "c2.pt"):
+        with pytest.raises(OutputError):
+            write_checkpoint(small, tmp_path / target, codes=True)

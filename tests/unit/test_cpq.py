@@ -12,6 +12,8 @@ import torch
 from torch import nn
 
 import tersenet
+from every_method import example
+from last_network import check_law
 from tersenet import methods
 from tersenet.analysis.evaluate import evaluate
 from tersenet.cli import main
@@ -237,3 +239,18 @@ def gathered(net: nn.Module, method: Any, task: Task) -> tuple[float, float]:
     score = evaluate(small.apply_to(copy.deepcopy(net)).eval(), task).metric
     assert score is not None
     return score.mean, float(torch.cat(found).mean())
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"bits": 3, "act_bits": 3, "dropbits": True},
+        {"bits": 2, "act_bits": 32, "bn": "scale-shift", "first_last": "8"},
+        {"heterogeneous": True, "penalty": 30.0, "refine": 1},
+    ],
+    ids=str,
+)
+def test_the_network_that_was_trained_is_the_network_in_the_file(
+    fields: dict[str, Any], network: nn.Module, task: Task, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    check_law(network, example("cpq", **fields), task, tmp_path, monkeypatch)

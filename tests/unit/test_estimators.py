@@ -9,17 +9,13 @@ import pytest
 import torch
 from torch import Tensor
 
-import tersenet
 from tersenet import methods
 from tersenet.core.levels import Integers, Levels, Points
-from tersenet.core.task import Task
 from tersenet.errors import UsageError
-from tersenet.quantizers import attach
 from tersenet.quantizers import estimators as rules
-from tersenet.quantizers.oscillation import Freezer, dampening
+from tersenet.quantizers.estimators import RULES, ewgs
+from tersenet.quantizers.powers import power_magnitudes, with_signs
 from tersenet.quantizers.project import Rounding, noisy, project, project_clipped, stored_scale
-from tersenet.quantizers.weight import LearnedScale
-from tersenet.training.curvature import measure_deltas
 
 X = torch.linspace(-2.9, 3.3, 63)
 UNIFORM, UNEVEN, SIGNS = Integers(-2, 2), Points((-2, -1, 0, 1, 3)), Integers(-1, 1)
@@ -198,51 +194,6 @@ def test_noise_has_the_expectation_of_the_clipped_value(kind: str) -> None:
             assert set(drawn.unique().tolist()) <= {0.0, 1.0, 3.0}
 
 
-def swings(
-    rule: Callable[..., Tensor], oscillation: str = "none", strength: float = 1.0, steps: int = 3000
-) -> tuple[int, Tensor]:
-    """Level changes in the last 1000 steps of min (q(w) - 0.3)^2 / 2, rate 0.02, levels the integers; and the
-    weight."""
-    w, levels = torch.tensor([0.0]), Integers(-8, 8)
-    freezer, changes, before = Freezer(levels.nearest(w)), 0, 0.0
-    for step in range(steps):
-        progress = torch.tensor(step / steps)
-        if oscillation == "freeze":
-            freezer.watch(w, levels, progress)
-        at = Rounding(w, levels.nearest(w), levels, torch.ones(()), progress, torch.tensor(0.02))
-        q = torch.where(freezer.frozen, freezer.level, at.q)
-        g = rule(q - 0.3, at) * ~freezer.frozen
-        if oscillation == "dampen":
-            latent = w.clone().requires_grad_()
-            (strength * (latent - levels.nearest(w)).square().sum()).backward()
-            g = g + latent.grad
-        w = w - 0.02 * g
-        changes += int(step >= steps - 1000 and float(q) != before)
-        before = float(q)
-    return changes, w
-
-
-def test_multiplicative_rules_cannot_stop_a_weight_from_swinging() -> None:
-    assert swings(rules.ste)[0] > 500
-    assert swings(rules.ewgs)[0] == pytest.approx(swings(rules.ste)[0], rel=0.1)
-
-
-def test_dampening_and_freezing_stop_it_and_the_frozen_weight_stays() -> None:
-    assert 250 < swings(rules.ste, "dampen", 0.2)[0] < 400 < swings(rules.ste)[0]
-    assert swings(rules.ste, "dampen", 1.0)[0] == 0
-    changes, weight = swings(rules.ste, "freeze")
-    assert changes == 0 and weight.abs() < 1
-
-
-def test_dampening_rises_to_a_tenth_of_the_squared_distance() -> None:
-    x = torch.tensor([0.3, 1.5, -9.0])
-    distance = 0.3**2 + 0.5**2  # what lies outside is clipped first
-    for progress, factor in ((0.0, 0.0), (0.5, 0.05), (1.0, 0.1)):
-        assert float(dampening(x, Integers(-2, 2), torch.tensor(progress))) == pytest.approx(
-            factor * distance, abs=1e-6
-        )
-
-
 def test_constants_of_a_rule_are_those_that_are_given() -> None:
     at, g = rounding(X), torch.ones_like(X)
     assert torch.equal(rules.rule_of("ewgs:delta=0.7")(g, at), rules.ewgs(g, at, delta=0.7))
@@ -252,16 +203,15 @@ def test_constants_of_a_rule_are_those_that_are_given() -> None:
             methods.get("lsq")(estimator=wrong)
 
 
-def test_the_measured_delta_is_the_curvature_over_the_gradient() -> None:
-    """Loss `(a x w)^2 / 2` summed over outputs: the Hessian's diagonal is known."""
-    net = torch.nn.Linear(32, 16, bias=False)
-    x = torch.ones(4, 32)
-    tersenet.attach(net, "lsq", [x], bits=3, first_last="same", estimator="ewgs-hessian")
-    held = next(attach.quantizers(net)).quantizer
-    assert isinstance(held, LearnedScale) and float(held.delta) == 0
-    task = Task(train=[(x, torch.zeros(4, 16))], loss=lambda outputs, y: (outputs - y).square().sum() / 8)
-    measure_deltas(net, list(task.batches("train")), 0)
-    value = net.weight.detach()
-    gradient = (value.sum(1, keepdim=True)).expand(16, 32)  # of sum over outputs of (sum of a row)^2 / 2
-    scale = float(held._prepared(net.parametrizations.weight.original)[1])
-    assert float(held.delta) == pytest.approx(scale * 1.0 / (3 * float(gradient.std())), rel=0.35)  # 8 probes
+def test_without_a_rate_the_projecting_rule_does_not_pull() -> None:
+    x = torch.linspace(-2, 2, 9)
+    at = Rounding(x, x.round(), Integers(-2, 2), torch.ones(()), torch.tensor(0.7), torch.zeros(()))
+    assert torch.equal(RULES["qea-project"](torch.ones(9), at), torch.ones(9))
+
+
+def test_ewgs_never_turns_a_gradient_on_any_grid() -> None:
+    levels = with_signs(power_magnitudes(3))
+    x = torch.linspace(levels.low, levels.high, 1001)
+    at = Rounding(x, levels.nearest(x), levels, torch.ones(()), torch.zeros(()), torch.zeros(()))
+    for sign in (1.0, -1.0):
+        assert (ewgs(torch.full_like(x, sign), at) * sign > 0).all()

@@ -7,10 +7,11 @@ import pytest
 import torch
 from safetensors import safe_open
 
+import tersenet
 from tersenet.core.grid import Codebook, Uniform
 from tersenet.core.method import Job
 from tersenet.core.model import CompressedModel, Entry, KeptTensor, QTensor
-from tersenet.errors import OutputError
+from tersenet.errors import OutputError, TersenetError
 from tersenet.files.summary import summarize, verify
 from tersenet.files.terse import load, measure, save
 
@@ -148,3 +149,10 @@ def test_an_error_of_what_is_written_passes_through_and_costs_nothing(tmp_path: 
     with pytest.raises(FileNotFoundError, match=r"images/0.png"):
         save(CompressedModel(Broken()), path, overwrite=True)
     assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["x.terse"]
+
+
+def test_an_output_name_that_is_too_long_is_a_typed_error(checkpoint: Path, tmp_path: Path) -> None:
+    small = tersenet.compress(checkpoint, "rtn")
+    with pytest.raises(TersenetError):
+        tersenet.save(small, tmp_path / ("x" * 400))
+    tersenet.save(small, tmp_path / ("x" * 250))

@@ -1,10 +1,12 @@
 """Folding batch norm and equalising channels: the network computes the same, its weights are easier to round."""
 
 import copy
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 import tersenet
 from tersenet.core.task import Task
@@ -94,3 +96,52 @@ def test_rewriting_needs_the_code_and_something_to_rewrite(network: nn.Module, c
         tersenet.compress(plain, "rtn", equalise=True)
     with pytest.raises(UsageError, match="needs batch norm folded"):
         tersenet.compress(network, "rtn", bn="scale-shift", equalise=True)
+
+
+class Net(nn.Module):
+    """Two convolutions and batch norms; `way` says how they are wired."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.way = way
+        self.conv1, self.conv2 = nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+        self.bn1, self.bn2 = nn.BatchNorm2d(8), nn.BatchNorm2d(8)
+        for norm in (self.bn1, self.bn2):
+            norm.weight.data.uniform_(-2, 2)
+            norm.running_mean.normal_()
+            norm.running_var.uniform_(0.1, 3)
+        if way == "tied weight":
+            self.conv2.weight = self.conv1.weight
+        if way == "tied norms":
+            self.bn2.weight, self.bn2.bias = self.bn1.weight, self.bn1.bias
+        self.eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv1(x)
+        if self.way == "skip before the norm":
+            return y + self.conv2(F.relu(self.bn1(y)))
+        if self.way == "in place":
+            y += x
+        if self.way == "relu in place":
+            y = F.relu_(y)
+        if self.way == "functional":
+            return self.bn2(self.conv2(F.relu(self.bn1(y)))) + F.conv2d(x, self.conv1.weight, padding=1)
+        return self.bn2(self.conv2(F.relu(self.bn1(y))))
+
+
+WAYS = ["plain", "skip before the norm", "in place", "relu in place", "functional", "tied weight", "tied norms"]
+
+
+@pytest.mark.parametrize("bn", ["scale-shift", "fold"])
+@pytest.mark.parametrize("way", WAYS)
+def test_a_batch_norm_is_merged_only_where_it_alone_sees_its_layer(way: str, bn: str) -> None:
+    net, x = Net(way), torch.randn(4, 8, 12, 12)
+    fields: dict[str, Any] = {"target_bits": 8, "images": 8, "synthesis_steps": 3, "input_shape": "8x12x12"}
+    try:
+        small = tersenet.compress(net, "vlcq", bn=bn, **fields)
+    except UsageError:
+        assert way == "tied norms"
+        return
+    expected = net(x)
+    assert (small.apply_to(Net(way))(x) - expected).norm() < 0.02 * expected.norm()

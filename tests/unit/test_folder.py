@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 import tersenet
 from tersenet.api import compress_file
@@ -264,3 +265,22 @@ def test_tied_tensors_count_in_a_layout(tmp_path: Path) -> None:
         else:
             with pytest.raises(FormatError, match="without 1"):
                 write_checkpoint(model, tmp_path / "back", overwrite=True)
+
+
+def test_a_folder_with_other_files_is_not_replaced(tmp_path: Path) -> None:
+    source, out = tmp_path / "hf", tmp_path / "keep"
+    source.mkdir(), out.mkdir()
+    save_file({"w": torch.randn(32, 32)}, source / "model.safetensors")
+    (out / "thesis.txt").write_text("years of work")
+    small = tersenet.compress(source, "rtn")
+    with pytest.raises(OutputError, match=r"thesis\.txt"):
+        write_checkpoint(small, out, overwrite=True)
+    assert (out / "thesis.txt").read_text() == "years of work"
+
+
+def test_a_forged_layout_is_a_format_error(tmp_path: Path) -> None:
+    small = tersenet.compress(nn.Linear(64, 64), "rtn")
+    for layout in ({"shards": {"a": ["nope"]}}, {"shards": 3}, {"metadata": {"a": 1}}):
+        forged = tersenet.CompressedModel(small.tensors, layout=layout)
+        with pytest.raises(FormatError):
+            write_checkpoint(forged, tmp_path / "out.safetensors")

@@ -1,7 +1,8 @@
-"""The shape of the house: who may import whom, and how long a file may be."""
+"""The shape of the house: who may import whom, and how long a file and a function may be."""
 
 import ast
 from pathlib import Path
+from statistics import median
 
 import pytest
 
@@ -74,6 +75,56 @@ def test_the_codec_and_the_container_never_import_torch() -> None:
 
 def test_no_source_file_is_longer_than_300_lines() -> None:
     files = [*PYTHON, *(ROOT / "tests").rglob("*.py"), *(ROOT / "benchmarks").rglob("*.py")]
+    files += [*(ROOT / "packaging").rglob("*.py"), *(ROOT / "examples").rglob("*.py")]
     files += [p for p in (ROOT / "src" / "native").rglob("*") if p.is_file()]
     long = {str(p.relative_to(ROOT)): n for p in files if (n := len(p.read_text("utf-8").splitlines())) > 300}
     assert not long
+
+
+def test_half_of_the_source_files_have_fewer_than_110_lines() -> None:
+    assert median(len(path.read_text("utf-8").splitlines()) for path in PYTHON) < 110
+
+
+Function = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
+
+
+def parameters(function: Function) -> int:
+    """How many parameters a function has: `self` and `cls` are none, `*args` and `**kwargs` one each."""
+    given = function.args
+    names = [
+        each.arg for each in (*given.posonlyargs, *given.args, *given.kwonlyargs, given.vararg, given.kwarg) if each
+    ]
+    return len(names) - (names[:1] in (["self"], ["cls"]))
+
+
+@pytest.mark.parametrize(
+    ("source", "count"),
+    [
+        ("def f(self, a, /, b, *args, c=1, **more): ...", 5),
+        ("def f(cls): ...", 0),
+        ("def f(a, self): ...", 2),
+        ("lambda a, b=1, *, c: a", 3),
+        ("async def f(*, a): ...", 1),
+    ],
+)
+def test_parameters_are_counted_without_self_and_with_stars(source: str, count: int) -> None:
+    (function,) = (node for node in ast.walk(ast.parse(source)) if isinstance(node, Function))
+    assert parameters(function) == count
+
+
+@pytest.mark.parametrize(
+    "path", [p for p in PYTHON if p.parent != SOURCE / "cli"], ids=lambda p: str(p.relative_to(SOURCE))
+)
+def test_no_function_outside_the_command_line_is_longer_than_60_lines_or_takes_more_than_7_parameters(
+    path: Path,
+) -> None:
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, Function):
+            length = (node.end_lineno or 0) - node.lineno + 1
+            assert length <= 60 and parameters(node) <= 7, f"{path}:{node.lineno}"
+
+
+def test_the_formatter_formats_every_line_of_the_source() -> None:
+    files = [*PYTHON, *(ROOT / "packaging").rglob("*.py")]
+    skipped = [path for path in files if any(word in path.read_text("utf-8") for word in ("fmt: skip", "fmt: off"))]
+    assert not skipped

@@ -2,6 +2,7 @@
 
 import copy
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 import tersenet
+from every_method import example
+from last_network import check_law, outputs, seen_by
 from tersenet import methods
 from tersenet.analysis.evaluate import evaluate
 from tersenet.core.activation import Activation
@@ -19,6 +22,7 @@ from tersenet.files.checkpoint import open_module
 from tersenet.methods import settings
 from tersenet.methods.lapq import vertex
 from tersenet.methods.lapq.fake_quant import FakeQuantNetwork, WeightGrid, norm_clip, rounded_plainly
+from tersenet.network.calibrate import calibration, mean_loss
 
 
 def gauss(seed: int = 0) -> Tensor:
@@ -138,3 +142,61 @@ def test_it_needs_calibration_data_and_never_sees_the_test_split(network: nn.Mod
         tersenet.compress(network, "lapq", task=replace(task, calibration=[]))
     with pytest.raises(UsageError, match="give the network's code"):
         tersenet.compress(network, "lapq")
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"bits": 3, "act_bits": 4, "bn": "scale-shift", "search": "lp"},
+        {"bn": "fold", "equalise": True, "search": "l2"},
+        {"bits": 3, "act_bits": 32, "first_last": "keep", "search": "l2"},
+    ],
+    ids=str,
+)
+def test_the_network_that_was_searched_is_the_network_in_the_file(
+    fields: dict[str, Any], network: nn.Module, task: Task, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    check_law(network, example("lapq", **fields), task, tmp_path, monkeypatch)
+
+
+@pytest.mark.parametrize("bn", ["keep", "scale-shift"])
+def test_the_least_loss_that_was_found_is_that_of_the_file(
+    bn: str, network: nn.Module, task: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses: list[float] = []
+
+    def noted(self: FakeQuantNetwork) -> float:
+        losses.append(mean_loss(self.module, self.batches))
+        return losses[-1]
+
+    monkeypatch.setattr(FakeQuantNetwork, "loss", noted)
+    small = tersenet.compress(network, "lapq", task=task, bits=2, act_bits=2, evaluations=20, bn=bn)
+    assert min(losses) == mean_loss(small.apply_to(copy.deepcopy(network)).eval(), calibration(task, 512))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_a_half_precision_network_is_searched_as_it_is_stored(
+    dtype: torch.dtype, network: nn.Module, task: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        seen = seen_by(patch, type(network))
+        half = copy.deepcopy(network).to(dtype)
+        small = tersenet.compress(half, "lapq", task=task, bits=4, act_bits=4, search="l2")
+    assert small.tensors["conv2.weight"].dtype == dtype
+    assert torch.equal(outputs(small.apply_to(copy.deepcopy(network)), task), outputs(seen[-1], task))
+
+
+class Twice(nn.Module):
+    """A layer that sees positive inputs first and negative ones later."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.shared, self.last = nn.Linear(64, 32), nn.Linear(32, 32), nn.Linear(32, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.shared(self.shared(self.first(x.flatten(1)).relu())))  # type: ignore[no-any-return]
+
+
+def test_an_input_that_is_ever_negative_is_signed(task: Task) -> None:
+    small = tersenet.compress(Twice(), "lapq", task=task, bits=8, act_bits=8, search="l2", first_last="same")
+    assert small.activations["shared"].levels.low < 0

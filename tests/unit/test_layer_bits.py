@@ -1,14 +1,15 @@
 """Widths that differ from layer to layer, in every method."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
 import tersenet
+from every_method import example
 from tersenet import methods
 from tersenet.cli import main
 from tersenet.core.model import QTensor
@@ -21,18 +22,8 @@ BITS = {"conv2.weight": 2, "conv3*": 4}
 
 @pytest.mark.parametrize("name", methods.names())
 def test_every_method_follows_the_bits_of_layers(name: str, network: nn.Module, task: Task, tmp_path: Path) -> None:
-    fields: dict[str, Any] = {"target_bits": 3.0, "images": 16, "synthesis_steps": 3} if name == "vlcq" else {"bits": 4}
-    if methods.facts(name).needs == "training":
-        fields["epochs"] = 0
-    if name == "accgrad":
-        fields |= {"epochs": 2, "warmup": 1, "bits": (4,)}
-    if name in ("imprint", "bsq", "mirror"):
-        del fields["bits"]
-    if name == "bsq":
-        fields["refine"] = 0
-    if name == "lapq":
-        fields["search"] = "l2"
-    small = tersenet.compress(network, name, task=task, layer_bits=BITS, **fields)
+    few = replace(task, train=list(task.split("train"))[:3])
+    small = tersenet.compress(network, example(name, layer_bits=BITS), task=few)
     counts = {}
     for weight in ("conv2.weight", "conv3.weight"):
         entry = small.tensors[weight]

@@ -14,7 +14,8 @@ from tersenet.cli.fields import build_method
 from tersenet.core.model import CompressedModel
 from tersenet.errors import UsageError
 from tersenet.files.summary import summarize
-from tersenet.methods.mirror import Levels, Mirror, Projected, Rule, softmax_projection, tanh_projection
+from tersenet.methods.mirror import Mirror
+from tersenet.methods.mirror.projected import Levels, Projected, Rule, softmax_projection, tanh_projection
 
 RULES: tuple[Rule, ...] = get_args(Rule)
 BINARY, TERNARY = (-1.0, 1.0), (-1.0, 0.0, 1.0)

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 
 import tersenet
+from every_method import example
+from last_network import check_law
 from tersenet.cli import main
 from tersenet.core.grid import Codebook
 from tersenet.core.method import Job, RunFolder
@@ -19,7 +21,8 @@ from tersenet.core.model import CompressedModel, QTensor
 from tersenet.core.task import Task
 from tersenet.errors import InputError, TrainingError, WeightError
 from tersenet.files.checkpoint import open_module
-from tersenet.methods.mirror import Mirror, Rule, even
+from tersenet.methods.mirror import Mirror
+from tersenet.methods.mirror.projected import Rule, even
 from tersenet.quantizers import attach
 from tersenet.training.phases import Phase
 
@@ -255,3 +258,20 @@ def test_the_command_line_compresses_to_the_levels_it_is_told(
     assert set(codes(model)) == {"conv2.weight", "conv3.weight"}
     assert all(found.unique().tolist() == [0, 1, 2, 3] for found in codes(model).values())
     assert model.provenance["fields"]["levels"] == [-2, -1, 1, 2]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"rule": "md-softmax", "states": 2, "levels": (-1.0, 0.3, 2.0), "first_last": "same"},
+        {"rule": "proxquant", "states": 4},
+        {"rule": "binaryconnect", "layer_bits": {"conv3.weight": 2}},
+        {"rule": "gd-tanh", "states": 2, "first_last": "keep", "bn": "scale-shift"},
+        {"rule": "pmf", "paper": True, "lr": 0.1},
+    ],
+    ids=str,
+)
+def test_the_network_that_was_trained_is_the_network_in_the_file(
+    fields: dict[str, Any], network: nn.Module, task: Task, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    check_law(network, example("mirror", **fields), task, tmp_path, monkeypatch)

@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import nn
 
+import tersenet
 from tersenet import Checkpoint
 from tersenet.errors import CheckpointError, TersenetError
 from tersenet.files import pickled
@@ -261,3 +262,9 @@ def test_an_ordered_dict_with_its_metadata_is_a_plain_state_dict(tmp_path: Path)
     assert isinstance(state, OrderedDict) and hasattr(state, "_metadata")
     torch.save(state, tmp_path / "x.pt")
     assert open_checkpoint(tmp_path / "x.pt").layout == {}
+
+
+def test_garbage_is_called_damaged_not_dangerous(tmp_path: Path) -> None:
+    (tmp_path / "x.pt").write_bytes(bytes(range(256)) * 20)
+    with pytest.raises(CheckpointError, match="damaged"):
+        tersenet.compress(tmp_path / "x.pt", "rtn")

@@ -25,8 +25,8 @@ from tersenet.files.summary import verify
 from tersenet.lab import digits, images
 from tersenet.lab.fp32 import train_fp32
 from tersenet.lab.models import build
+from tersenet.lab.reproduce import Own, bsq
 from tersenet.lab.reproduce import accgrad as reproduce
-from tersenet.lab.reproduce import bsq
 
 
 def run(*arguments: str) -> int:
@@ -108,7 +108,7 @@ def test_a_slice_of_mnist_is_compressed_by_more_than_the_thesis_at_a_small_loss(
     torch.manual_seed(0)
     weights = tmp_path / "fp32.safetensors"
     train_fp32(build(name), task, recipe.fp32_epochs, recipe.lr, tmp_path / "fp32", weights, 0)
-    found = list(reproduce.rows(name, build(name), task, weights, tmp_path, recipe, 0, ("grad",)))
+    found = list(reproduce.rows(name, Own(build(name), task, weights), tmp_path, recipe, 0, ("grad",)))
     combined = found[-1]
     assert combined.csr_ratio >= recipe.published[2] and combined.drop.mean < 5
     assert combined.csr_bytes > 1.4 * combined.file_bytes

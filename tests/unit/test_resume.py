@@ -156,3 +156,15 @@ def test_two_processes_train_together(checkpoint: Path, tmp_path: Path) -> None:
     command = [*launch, str(checkpoint), "-o", str(tmp_path / "x.terse"), *flags]
     subprocess.run(command, check=True, cwd=tmp_path, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=300)
     assert evaluate(tersenet.load(tmp_path / "x.terse").apply_to(build("digits")), make_task()).metric.mean > 0.9
+
+
+def test_training_from_a_file_without_batch_norm_statistics_is_refused(
+    network: nn.Module, task: Task, tmp_path: Path
+) -> None:
+    tersenet.save(tersenet.compress(network, "lsq", task=task, epochs=0, bn="scale-shift"), tmp_path / "x.terse")
+    method, source = methods.get("lsq")(), open_module(network)
+    with pytest.raises(UsageError, match="nothing can be trained from it"):
+        list(method.compress(Job(source, network, task, RunFolder(start=tmp_path / "x.terse"))))
+    with pytest.raises(UsageError, match="there is nothing"):
+        list(method.compress(Job(source, network, task, RunFolder(tmp_path / "r", start=tmp_path / "none"))))
+    assert not (tmp_path / "r").exists()

@@ -9,7 +9,9 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from torch import nn
 
+import tersenet
 from tersenet.core.grid import Uniform
 from tersenet.core.model import CompressedModel, QTensor
 from tersenet.errors import UsageError, WeightError
@@ -123,3 +125,9 @@ def test_only_the_zero_points_of_groups_are_narrow() -> None:
 def test_bits_outside_1_to_8_are_refused() -> None:
     with pytest.raises(UsageError, match="bits=9: expected an integer, 1 to 8"):
         Rtn(bits=9)
+
+
+def test_huge_groups_take_no_memory(tmp_path: Path) -> None:
+    small = tersenet.compress(nn.Linear(64, 64), "rtn", granularity="group", group_size=1 << 31)
+    tersenet.save(small, tmp_path / "x.terse")
+    assert tersenet.load(tmp_path / "x.terse").state_dict()["weight"].shape == (64, 64)

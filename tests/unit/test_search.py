@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import tersenet
+from every_method import example
 from tersenet import methods
 from tersenet.analysis.evaluate import evaluate
 from tersenet.analysis.intervals import paired
@@ -28,15 +29,10 @@ from tersenet.search.target import Target
 from tersenet.search.trials import Trial
 from tersenet.search.within import compress_within
 
-BRIEF: dict[str, dict[str, Any]] = {
-    "rtn": {}, "vlcq": {"images": 8, "synthesis_steps": 4}, "lapq": {"search": "l2"}, "imprint": {"epochs": 0},
-    "accgrad": {"epochs": 2, "warmup": 1, "refine": 1, "bits": (6,)}, "bsq": {"epochs": 2, "refine": 1},
-}  # fmt: skip
-
 
 def within(checkpoint: Path, output: Path, network: nn.Module, task: Task, method: str = "rtn", **given: Any) -> Any:
-    fields = given.pop("fields", BRIEF.get(method, {"epochs": 1}))
-    return compress_within(checkpoint, output, methods.get(method)(**fields), module=network, task=task, **given)
+    chosen = example(method, **given.pop("fields", {}))
+    return compress_within(checkpoint, output, chosen, module=network, task=task, **given)
 
 
 def test_the_boundary_is_found_from_any_start() -> None:

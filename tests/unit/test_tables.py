@@ -4,6 +4,7 @@ import logging
 import math
 import runpy
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import tersenet
+from every_method import EVERY, example
 from tersenet.api import compress_file, open_inputs
 from tersenet.core.model import KeptTensor, QTensor
 from tersenet.core.task import Task
@@ -121,19 +123,11 @@ class Buffered(nn.Module):
         return self.last(torch.relu(self.third(torch.relu(self.second(torch.relu(self.first(x)))))))
 
 
-FIELDS = {
-    "lapq": {"search": "l2", "samples": 64},
-    "accgrad": {"epochs": 2, "warmup": 1, "refine": 0},
-    "imprint": {"epochs": 0, "score": "random", "average_bits": 6},
-}
-
-
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("method", ["rtn", "vlcq", "lapq", "lsq", "accgrad", "imprint"])
-def test_no_method_touches_a_buffer_of_the_module(method: str, task: Task) -> None:
-    network = Buffered().eval()
-    fields = {"epochs": 0} if method == "lsq" else FIELDS.get(method, {})
-    model = tersenet.compress(network, method, module=network, task=task, **fields)
+@pytest.mark.parametrize("name", EVERY)
+def test_no_method_touches_a_buffer_of_the_module(name: str, task: Task) -> None:
+    network, few = Buffered().eval(), replace(task, train=list(task.split("train"))[:2])
+    model = tersenet.compress(network, example(name), module=network, task=few)
     assert isinstance(model.tensors["second.weight"], QTensor)
     for name in ("projection", "mask"):
         entry = model.tensors[name]

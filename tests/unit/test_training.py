@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import tersenet
+from every_method import example
+from last_network import check_law
 from tersenet import methods
 from tersenet.analysis.evaluate import evaluate
 from tersenet.core.method import Job, RunFolder
@@ -268,3 +270,22 @@ def test_tied_weights_are_quantised_once_and_stay_tied(task: Task) -> None:
     assert small.aliases == {"b.weight": "a.weight"} and isinstance(small.tensors["a.weight"], QTensor)
     small.apply_to(net)
     assert torch.equal(net.a.weight, net.b.weight)
+
+
+@pytest.mark.parametrize(
+    ("method", "fields"),
+    [
+        ("lsq", {"bits": 2, "act_bits": 32, "bn": "scale-shift", "first_last": "keep", "granularity": "channel"}),
+        ("apot", {"bits": 3, "bn": "scale-shift", "oscillation": "freeze"}),
+    ],
+    ids=str,
+)
+def test_the_network_that_was_trained_is_the_network_in_the_file(
+    method: str,
+    fields: dict[str, Any],
+    network: nn.Module,
+    task: Task,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    check_law(network, example(method, **fields), task, tmp_path, monkeypatch)

@@ -11,12 +11,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import tersenet
+from every_method import example
+from last_network import outputs, seen_by
 from tersenet.core.likeness import distance
-from tersenet.core.model import CompressedModel
+from tersenet.core.model import CompressedModel, KeptTensor
 from tersenet.core.samples import Samples
 from tersenet.core.task import Task
 from tersenet.errors import UsageError
 from tersenet.methods.vlcq.tune import tuned
+from tersenet.network.calibrate import calibration
 
 REAL: dict[str, Any] = {"calibrate": True, "images": 1000}
 
@@ -137,3 +140,20 @@ def test_a_budget_is_filled_though_tuned_biases_take_more_bytes_than_zeros(
 def test_a_negative_number_of_epochs_is_refused(network: nn.Module) -> None:
     with pytest.raises(UsageError, match="tune=-1: expected an integer, at least 0"):
         tersenet.compress(network, "vlcq", tune=-1)
+
+
+@pytest.mark.parametrize("bn", ["keep", "scale-shift"])
+def test_the_network_that_was_tuned_is_the_network_in_the_file(
+    bn: str, network: nn.Module, task: Task, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    small = tersenet.compress(network, example("vlcq", target_bits=3.0, bn=bn), task=task)
+    bias = small.tensors["bn2.bias"]
+    assert isinstance(bias, KeptTensor) and bias.tensor.dtype == torch.float16
+    worse = replace(small, tensors={**small.tensors, "bn2.bias": replace(bias, tensor=bias.tensor + 1)})
+    with monkeypatch.context() as patch:
+        seen = seen_by(patch, type(network))
+        found = tuned(network, worse, Samples(calibration(task, 100)), ["bn2.bias", "bn2.weight"], 8, 0)
+    assert set(found) == {"bn2.bias", "bn2.weight"}
+    tersenet.save(replace(worse, tensors={**worse.tensors, **found}), tmp_path / "x.terse")
+    back = tersenet.load(tmp_path / "x.terse").apply_to(copy.deepcopy(network)).eval()
+    assert torch.equal(outputs(back, task), outputs(seen[-1], task))

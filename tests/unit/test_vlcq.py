@@ -3,9 +3,11 @@
 import copy
 import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 import tersenet
@@ -14,14 +16,13 @@ from tersenet.api import open_inputs
 from tersenet.core.method import Job
 from tersenet.core.model import Entry
 from tersenet.core.task import Task
-from tersenet.errors import BudgetError, InputError, UsageError, WeightError
+from tersenet.errors import BudgetError, UsageError, WeightError
 from tersenet.files.summary import summarize
 from tersenet.methods import get
 from tersenet.methods.vlcq.data_free_feedback import _reference, feedback, round_with_feedback
 from tersenet.methods.vlcq.entropy import entropy, rounded_entropy, solve_step
 from tersenet.network.gptq import inverse_factor, match_outputs, round_compensated
-from tersenet.network.layers import find_layers, input_of, patches
-from tersenet.network.synthesize import guess_shape, synthesize
+from tersenet.network.layers import patches
 
 
 def gauss(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -84,39 +85,6 @@ def test_patches_times_rows_is_the_convolution(groups: int) -> None:
     rows = part.weight.flatten(1).reshape(groups, 16 // groups, -1)
     y = (columns @ rows.mT).reshape(groups, 2, 25, -1).permute(1, 0, 3, 2).reshape(2, 16, 5, 5)
     assert torch.allclose(y, part(x), atol=1e-5)
-
-
-def test_layers_are_found_in_running_order_with_their_batch_norms(network: nn.Module) -> None:
-    layers = find_layers(network, torch.zeros(2, 1, 8, 8))
-    assert [(layer.path, layer.batch_norm) for layer in layers] == [
-        ("conv1", "bn1"), ("conv2", "bn2"), ("conv3", "bn3"), ("linear", "")
-    ]  # fmt: skip
-    assert input_of(network, "conv2", torch.zeros(2, 1, 8, 8)).shape == (2, 32, 4, 4)
-
-
-def test_synthesised_inputs_show_batch_norm_its_own_statistics(network: nn.Module) -> None:
-    inputs = synthesize(network, 32, guess_shape(network), steps=25)
-    y = network.conv2(input_of(network, "conv2", inputs))
-    noise = network.conv2(input_of(network, "conv2", gauss(64, *inputs.shape[1:])))
-    mean, deviation = network.bn2.running_mean, network.bn2.running_var.sqrt()
-
-    @torch.no_grad()
-    def distance(z: torch.Tensor) -> float:
-        return float(((z.mean((0, 2, 3)) - mean) / deviation).square().mean().detach())
-
-    assert distance(y) < 0.1 * distance(noise)
-    again = [synthesize(network, 8, guess_shape(network), steps=3) for _ in range(2)]
-    assert torch.equal(again[0], again[1])
-
-
-def test_without_batch_norm_the_user_is_told_and_the_weights_are_still_compressed() -> None:
-    net = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Flatten(), nn.LazyLinear(10))
-    net(torch.zeros(1, 3, 8, 8))
-    with pytest.raises(InputError, match="no batch-norm statistics"):
-        synthesize(net, 4, (3, 8, 8))
-    with pytest.warns(UserWarning, match="no batch-norm statistics"):
-        small = tersenet.compress(net, "vlcq", target_bits=4)
-    assert small.apply_to(copy.deepcopy(net))(torch.ones(1, 3, 8, 8)).isfinite().all()
 
 
 @pytest.mark.parametrize("limit", [9_000, 15_000, 30_000])
@@ -223,3 +191,28 @@ def test_a_nominal_rate_is_that_of_plain_rounding_and_the_same_file_whatever_was
     assert all(torch.equal(entry.dequantize(), model.tensors[name].dequantize()) for name, entry in first.items())
     weights = sum(p.numel() for p in network.parameters() if p.dim() > 1)
     assert 0.95 * 4 < 8 * (sizes[0] - 1_500) / weights < 1.05 * 4 and sizes[1] < sizes[0] / 3
+
+
+def test_a_larger_budget_is_never_a_worse_network(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    weight = torch.randn(64, 256) / 16
+    save_file({"w": weight}, tmp_path / "w.safetensors")
+    errors = []
+    for size in (6_000, 20_000, 60_000, 200_000, 2_000_000):
+        small = tersenet.compress(tmp_path / "w.safetensors", "vlcq", max_bytes=size)
+        assert tersenet.save(small, tmp_path / "w.terse", overwrite=True) <= size
+        errors.append(float((tersenet.load(tmp_path / "w.terse").state_dict()["w"] - weight).norm()))
+    assert errors == sorted(errors, reverse=True) and errors[-1] < 1e-4
+
+
+def test_a_budget_holds_where_nothing_can_be_quantised() -> None:
+    with pytest.raises(BudgetError, match="nothing to quantise"):
+        tersenet.compress(nn.Linear(3, 3), "vlcq", max_bytes=100)
+
+
+def test_compress_works_inside_no_grad(network: nn.Module) -> None:
+    fields: dict[str, Any] = {"images": 4, "synthesis_steps": 2}
+    with torch.no_grad():
+        inside = tersenet.compress(network, "vlcq", **fields).state_dict()
+    outside = tersenet.compress(network, "vlcq", **fields).state_dict()
+    assert all(torch.equal(inside[name], value) for name, value in outside.items())

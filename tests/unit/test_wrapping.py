@@ -238,3 +238,22 @@ def test_every_command_that_opens_a_checkpoint_takes_the_options(
 def test_the_method_s_fields_are_not_the_checkpoint_s(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"key is of the checkpoint, .*Checkpoint\(path"):
         tersenet.compress(tmp_path / "x.pt", "rtn", key="ema")
+
+
+@pytest.mark.parametrize(
+    "content", [{"best": torch.tensor(0.9), "state_dict": {"w": torch.ones(4)}}], ids=["wrapped beside a tensor"]
+)
+def test_a_wrapped_state_dict_is_found_beside_other_tensors(content: dict[str, Any], tmp_path: Path) -> None:
+    torch.save(content, tmp_path / "x.pt")
+    assert set(tersenet.compress(tmp_path / "x.pt", "rtn").tensors) == {"w"}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [{"enc": {"w": torch.ones(4)}, "x": torch.ones(4)}, {0: torch.ones(4), "0": torch.ones(4)}, {"\0a": torch.ones(4)}],
+    ids=["nested", "numbers as names", "NUL"],
+)
+def test_a_state_dict_that_would_lose_tensors_is_refused(content: dict[Any, Any], tmp_path: Path) -> None:
+    torch.save(content, tmp_path / "x.pt")
+    with pytest.raises(CheckpointError):
+        tersenet.compress(tmp_path / "x.pt", "rtn")

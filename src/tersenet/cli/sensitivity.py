@@ -80,20 +80,12 @@ def command(
     if as_json:
         print_json(facts)
         return
-    cells = [
-        (row.name, f"{row.bytes:,}", f"{row.score:.4g}", *map(_signed, (row.loss_alone, row.agreement_alone * 100)),
-         *map(_signed, (row.loss_kept, row.agreement_kept * 100)))
-        for row in rows
-    ]  # fmt: skip
-    columns = (
-        "layer",
-        ">bytes",
-        f">{score.value}",
-        ">loss, alone",
-        f">{agreement}, points",
-        ">loss, kept",
-        f">{agreement}, points",
-    )
+    cells = []
+    for row in rows:
+        changes = (row.loss_alone, row.agreement_alone * 100, row.loss_kept, row.agreement_kept * 100)
+        cells.append((row.name, f"{row.bytes:,}", f"{row.score:.4g}", *map(_signed, changes)))
+    points = f">{agreement}, points"
+    columns = ("layer", ">bytes", f">{score.value}", ">loss, alone", points, ">loss, kept", points)
     print_table(f"{checkpoint} at {bits} bits: only this layer quantised, and all but it", columns, cells)
     if average_bits is not None:
         print(f"bits by layer, {facts['average_bits']:.3f} on average: {json.dumps(facts['layer_bits'])}")

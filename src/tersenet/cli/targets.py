@@ -58,15 +58,24 @@ def report(outcome: "Outcome", output: Path, as_json: bool, seconds: float) -> N
     picture = output.with_name(output.name + ".search") / "frontier.png"
     drawn = len(kept) > 1 and _draw(outcome, kept, picture)
     facts = {
-        "output": str(output), "bytes": best.bytes, "method": best.name, "target": asdict(outcome.target),
-        "verdict": outcome.verdict, "holds": outcome.holds, "ended": outcome.ended,
-        "confidence": "95 %, one-sided", "samples_needed": outcome.needed,
+        "output": str(output),
+        "bytes": best.bytes,
+        "method": best.name,
+        "target": asdict(outcome.target),
+        "verdict": outcome.verdict,
+        "holds": outcome.holds,
+        "ended": outcome.ended,
+        "confidence": "95 %, one-sided",
+        "samples_needed": outcome.needed,
         "validation": {"drop": best.drop, "least": best.least, "most": best.most, "n": best.n},
-        "test": None if outcome.test is None else asdict(outcome.test), "test_verdict": outcome.test_verdict,
-        "test_looks": outcome.test_looks, "original": _original(outcome),
+        "test": None if outcome.test is None else asdict(outcome.test),
+        "test_verdict": outcome.test_verdict,
+        "test_looks": outcome.test_looks,
+        "original": _original(outcome),
         "trials": [{"name": t.name, **asdict(t)} for t in outcome.trials],
-        "seconds": round(seconds, 1), "picture": str(picture) if drawn else None,
-    }  # fmt: skip
+        "seconds": round(seconds, 1),
+        "picture": str(picture) if drawn else None,
+    }
     if as_json:
         print_json(facts)
     else:

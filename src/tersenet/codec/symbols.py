@@ -91,9 +91,15 @@ def parse(params: bytes) -> Model | int:
         raise CodecError(f"a window of {size} with groups of {group} and {split} raw bits")
     low, at = get_varint(params, at)
     model = Model(
-        unzigzag(low), size, split, group, bool(flags & EXCEPTIONS), bool(flags & MIRRORED), bool(flags & TRELLIS),
-        bool(flags & PLAIN),
-    )  # fmt: skip
+        unzigzag(low),
+        size,
+        split,
+        group,
+        exceptions=bool(flags & EXCEPTIONS),
+        mirrored=bool(flags & MIRRORED),
+        trellis=bool(flags & TRELLIS),
+        plain=bool(flags & PLAIN),
+    )
     if model.trellis and (group > 1 or split):
         raise CodecError("a trellis path with groups or raw bits")
     return replace(model, levels=_read_levels(params[at:], model))

@@ -55,8 +55,8 @@ class Batch:
         def cut(part: Any) -> Any:
             return part[index] if isinstance(part, Tensor) and part.dim() and len(part) == n else part
 
-        return replace(self, inputs=mapped(cut, self.inputs), targets=mapped(cut, self.targets),
-                       reference=cut(self.reference))  # fmt: skip
+        inputs, targets = mapped(cut, self.inputs), mapped(cut, self.targets)
+        return replace(self, inputs=inputs, targets=targets, reference=cut(self.reference))
 
     def run(self, module: nn.Module) -> Any:
         """What `module` returns for the inputs, moved to its device and, floats, to its precision."""

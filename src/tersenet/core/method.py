@@ -92,14 +92,16 @@ class Knob:
 class Method(ABC):
     """Hyper-parameters of a method; `dataclasses.asdict` of it is the flags, the sweep point and the provenance.
 
-    Class facts: `needs` is "nothing", "calibration" or "training"; `reference` is BibTeX. The fields here are those
-    of every method. A string literal below a field is its line of help.
+    Class facts: `needs` is "nothing", "calibration" or "training"; `reference` is BibTeX; `QUICK` are fields with which
+    the method takes about a second on the digits network of `lab`: the example that tests of every method take. The
+    fields here are those of every method. A string literal below a field is its line of help.
 
     The annotation of a field says what it may be (`core.fields`); what fields may be together is for `check`.
     """
 
     needs: ClassVar[str] = "nothing"
     reference: ClassVar[str] = ""
+    QUICK: ClassVar[Mapping[str, Any]] = {}
 
     include: tuple[str, ...] = ()
     """Globs over tensor names: only these are quantised."""

@@ -151,11 +151,8 @@ def _check_uniform(record: Record) -> None:
 def _check_codebook(record: Record) -> None:
     lead, values = _units(record), record.fields.get("values")
     rest = [part.shape for name, part in record.fields.items() if name != "values"]
-    need(
-        values is not None and len(values.shape) > 0 and values.shape[:-1] in ((), () if rest else lead)
-        and all(shape in (lead, ()) for shape in rest),
-        "a codebook of another shape",
-    )  # fmt: skip
+    levels = values is not None and len(values.shape) > 0 and values.shape[:-1] in ((), () if rest else lead)
+    need(levels and all(shape in (lead, ()) for shape in rest), "a codebook of another shape")
 
 
 def _check_fixed(record: Record) -> None:

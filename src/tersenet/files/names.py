@@ -12,17 +12,18 @@ INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 ADAPTER, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 SHARDS = (".safetensors", ".bin")
 WEIGHTS = (
-    ".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".dill", ".npy", ".npz", ".h5",
-    ".hdf5", ".keras", ".msgpack", ".onnx", ".gguf", ".ggml", ".tflite", ".pb", ".mlmodel", ".nemo", ".mar", ".ot",
-    ".terse",
-)  # fmt: skip
+    *(".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".nemo", ".mar", ".ot"),
+    *(".pkl", ".pickle", ".joblib", ".dill", ".npy", ".npz"),
+    *(".h5", ".hdf5", ".keras", ".msgpack", ".pb", ".tflite", ".onnx", ".mlmodel", ".gguf", ".ggml", ".terse"),
+)
 CODE = (
-    ".py", ".pyi", ".pyc", ".pyo", ".pyw", ".pyz", ".pyx", ".pyd", ".ipynb", ".whl", ".egg", ".so", ".dll",
-    ".dylib", ".exe", ".com", ".scr", ".msi", ".bat", ".cmd", ".ps1", ".vbs", ".js", ".mjs", ".cjs", ".wasm",
-    ".jar", ".class", ".sh", ".bash", ".zsh", ".fish", ".csh", ".pl", ".rb", ".php", ".lua", ".r", ".rdata", ".jl",
-    ".app", ".command", ".desktop", ".lnk", ".url", ".reg", ".hta", ".cu", ".c", ".cc", ".cpp", ".h", ".mk",
-    ".cmake", ".o", ".a",
-)  # fmt: skip
+    *(".py", ".pyi", ".pyc", ".pyo", ".pyw", ".pyz", ".pyx", ".pyd", ".ipynb", ".whl", ".egg"),
+    *(".so", ".dll", ".dylib", ".exe", ".com", ".scr", ".msi", ".app", ".wasm", ".jar", ".class", ".o", ".a"),
+    *(".sh", ".bash", ".zsh", ".fish", ".csh", ".command", ".bat", ".cmd", ".ps1", ".vbs"),
+    *(".js", ".mjs", ".cjs", ".pl", ".rb", ".php", ".lua", ".r", ".rdata", ".jl"),
+    *(".cu", ".c", ".cc", ".cpp", ".h", ".mk", ".cmake"),
+    *(".desktop", ".lnk", ".url", ".reg", ".hta"),
+)
 LONGEST, DEEPEST = 1024, 32  # bytes of a name, its parts
 PART = 255  # bytes of one part
 MISLEADING = re.compile("[\0-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")  # text is not what it looks like

@@ -28,13 +28,15 @@ from .wrapping import envelope, find_state, named, state_at
 PICKLE_INDEX = "pytorch_model.bin.index.json"
 FREE, GROWTH = 1 << 26, 50  # bytes of tensors that every file may have, and per byte of it
 INERT = (
-    "argparse.Namespace", "types.SimpleNamespace", "numpy.dtype",
-    *(f"pathlib{x}.{y}Path" for x in ("", "._local") for y in ("Posix", "Windows", "PurePosix", "PureWindows")),
+    *("argparse.Namespace", "types.SimpleNamespace", "numpy.dtype", "numpy.ndarray"),
     *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("scalar", "_reconstruct")),
-    "numpy.ndarray", "datetime.datetime", "datetime.date", "datetime.timedelta",
-)  # fmt: skip
-DICTS = ("pytorch_lightning.utilities.parsing.AttributeDict", "lightning.pytorch.utilities.parsing.AttributeDict",
-         "lightning_fabric.utilities.data.AttributeDict", "lightning.fabric.utilities.data.AttributeDict")  # fmt: skip
+    *(f"pathlib{x}.{y}Path" for x in ("", "._local") for y in ("Posix", "Windows", "PurePosix", "PureWindows")),
+    *(f"datetime.{name}" for name in ("datetime", "date", "timedelta")),
+)
+DICTS = (
+    *(f"{package}.utilities.parsing.AttributeDict" for package in ("pytorch_lightning", "lightning.pytorch")),
+    *(f"{package}.utilities.data.AttributeDict" for package in ("lightning_fabric", "lightning.fabric")),
+)
 
 
 _ALLOCATES = re.compile(rb"builtin(s|__)\nbytearray\n")  # the one call with a number that torch would make

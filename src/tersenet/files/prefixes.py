@@ -25,9 +25,10 @@ WRAPPED = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 LONGEST = 1000  # characters that prefixes may add to a name
 Source = TypeVar("Source", bound=TensorSource)
 BUFFERS = (
-    "position_ids", "inv_freq", "masked_bias", "causal_mask", "attn_mask", "freqs_cis", "cos_cached", "sin_cached",
-    "relative_position_index", "total_ops", "total_params",
-)  # fmt: skip
+    *("position_ids", "relative_position_index", "inv_freq", "freqs_cis", "cos_cached", "sin_cached"),
+    *("masked_bias", "causal_mask", "attn_mask"),
+    *("total_ops", "total_params"),
+)
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,9 @@ from torch import Tensor
 from ..errors import CheckpointError
 
 WRAPPERS = (
-    "state_dict", "model_state_dict", "model_state", "model", "net", "network", "module", "params", "weights",
-    "generator", "model_dict", "net_state_dict", "model_weights", "shadow",
-)  # fmt: skip
+    *("state_dict", "model_state_dict", "model_state", "model", "net", "network", "module", "params", "weights"),
+    *("generator", "model_dict", "net_state_dict", "model_weights", "shadow"),
+)
 DEEP = 16  # levels of content that are kept
 LONG = 1 << 20  # bytes of content that are kept
 MANY = 1000  # state dicts in one checkpoint

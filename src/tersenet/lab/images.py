@@ -10,6 +10,7 @@ import io
 import os
 import pickle
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from itertools import pairwise
 from pathlib import Path
@@ -22,10 +23,26 @@ from torch import Tensor
 from ..core.task import Task
 from ..errors import InputError, UsageError
 
-CIFAR10_MEAN, CIFAR10_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-MNIST_MEAN, MNIST_STD = (0.1307,), (0.3081,)
 CALIBRATION = 4096
 Arrays = tuple[Tensor, Tensor]  # uint8 images [n, channels, height, width], labels [n]
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """Bytes of pixels as floats: divided by 255, minus the mean of their channel, over its deviation."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """**Shapes**: `[n, channels, height, width]`, kept."""
+        mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (self.mean, self.std))
+        return (pixels.float() / 255 - mean) / std
+
+
+CIFAR10 = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+MNIST = Normalisation((0.1307,), (0.3081,))
+UNIT = Normalisation((0.0,), (1.0,))  # in [0, 1]
 
 
 class Images:
@@ -33,11 +50,16 @@ class Images:
     if `flip`, anew in every round, by torch's global generator. Nothing is read before the first round."""
 
     def __init__(
-        self, read: Callable[[], Arrays], part: slice, batch: int, mean: tuple[float, ...], std: tuple[float, ...],
-        shuffle: bool = False, shift: int = 0, flip: bool = False,
-    ) -> None:  # fmt: skip
-        self.read, self.part, self.batch = read, part, batch
-        self.mean, self.std = torch.tensor(mean).view(1, -1, 1, 1), torch.tensor(std).view(1, -1, 1, 1)
+        self,
+        read: Callable[[], Arrays],
+        part: slice,
+        batch: int,
+        normalised: Normalisation,
+        shuffle: bool = False,
+        shift: int = 0,
+        flip: bool = False,
+    ) -> None:
+        self.read, self.part, self.batch, self.normalised = read, part, batch, normalised
         self.shuffle, self.shift, self.flip = shuffle, shift, flip
 
     def __len__(self) -> int:
@@ -52,7 +74,7 @@ class Images:
                 chosen = shifted(chosen, self.shift)
             if self.flip:
                 chosen = torch.where(torch.rand(len(index), 1, 1, 1) < 0.5, chosen.flip(3), chosen)
-            yield (chosen.float() / 255 - self.mean) / self.std, labels[index]
+            yield self.normalised(chosen), labels[index]
 
 
 def shifted(images: Tensor, most: int) -> Tensor:
@@ -71,26 +93,24 @@ def cifar10(folder: str | None = None, batch: int = 128, augment: bool = True) -
     **Raises** `UsageError` without a folder, `InputError` if it has no CIFAR-10 in it.
     """
     place = data_folder(folder)
-    scale = {"mean": CIFAR10_MEAN, "std": CIFAR10_STD}
-    return _task(partial(read_cifar10, place), 45_000, batch, scale, {"shift": 4, "flip": True} if augment else {})
+    return _task(partial(read_cifar10, place), 45_000, batch, CIFAR10, {"shift": 4, "flip": True} if augment else {})
 
 
 def mnist(folder: str | None = None, batch: int = 128, normalise: bool = True) -> Task:
     """MNIST: 54,000 training images, 6,000 for validation, 10,000 for test; pixels in [0, 1] if not normalised."""
     place = data_folder(folder)
-    scale = {"mean": MNIST_MEAN, "std": MNIST_STD} if normalise else {"mean": (0.0,), "std": (1.0,)}
-    return _task(partial(read_mnist, place), 54_000, batch, scale, {})
+    return _task(partial(read_mnist, place), 54_000, batch, MNIST if normalise else UNIT, {})
 
 
 def _task(
-    read: Callable[[str], Arrays], first: int, batch: int, scale: dict[str, Any], changes: dict[str, Any]
+    read: Callable[[str], Arrays], first: int, batch: int, normalised: Normalisation, changes: dict[str, Any]
 ) -> Task:
     train, test = partial(read, "train"), partial(read, "test")
     return Task(
-        train=Images(train, slice(0, first), batch, **scale, shuffle=True, **changes),
-        calibration=Images(train, slice(0, CALIBRATION), batch, **scale),
-        validation=Images(train, slice(first, None), 500, **scale),
-        test=Images(test, slice(None), 500, **scale),
+        train=Images(train, slice(0, first), batch, normalised, shuffle=True, **changes),
+        calibration=Images(train, slice(0, CALIBRATION), batch, normalised),
+        validation=Images(train, slice(first, None), 500, normalised),
+        test=Images(test, slice(None), 500, normalised),
     )
 
 

@@ -102,16 +102,17 @@ class AlexNetCifar(nn.Module):
     def __init__(self, classes: int = 10) -> None:
         super().__init__()
         self.features = nn.Sequential(
-            nn.Conv2d(3, 64, 3, 2, 1), nn.ReLU(), nn.MaxPool2d(2),
-            nn.Conv2d(64, 192, 3, 1, 1), nn.ReLU(), nn.MaxPool2d(2),
-            nn.Conv2d(192, 384, 3, 1, 1), nn.ReLU(),
-            nn.Conv2d(384, 256, 3, 1, 1), nn.ReLU(),
-            nn.Conv2d(256, 256, 3, 1, 1), nn.ReLU(), nn.MaxPool2d(2),
-        )  # fmt: skip
+            *(nn.Conv2d(3, 64, 3, 2, 1), nn.ReLU(), nn.MaxPool2d(2)),
+            *(nn.Conv2d(64, 192, 3, 1, 1), nn.ReLU(), nn.MaxPool2d(2)),
+            *(nn.Conv2d(192, 384, 3, 1, 1), nn.ReLU()),
+            *(nn.Conv2d(384, 256, 3, 1, 1), nn.ReLU()),
+            *(nn.Conv2d(256, 256, 3, 1, 1), nn.ReLU(), nn.MaxPool2d(2)),
+        )
         self.classifier = nn.Sequential(
-            nn.Dropout(), nn.Linear(1024, 4096), nn.ReLU(), nn.Dropout(), nn.Linear(4096, 4096), nn.ReLU(),
+            *(nn.Dropout(), nn.Linear(1024, 4096), nn.ReLU()),
+            *(nn.Dropout(), nn.Linear(4096, 4096), nn.ReLU()),
             nn.Linear(4096, classes),
-        )  # fmt: skip
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = self.classifier(self.features(x).flatten(1))

@@ -60,8 +60,8 @@ def facts_of_source(name: str, path: Path) -> MethodFacts:
     constants = {row.name: row.default for row in rows if row.kind == "ClassVar"}
     docstring = ast.get_docstring(tree) or ""
     needs, reference = (ast.literal_eval(constants[key]) for key in ("needs", "reference"))
-    return MethodFacts(name, _sentence(docstring), docstring, needs, reference,
-                       tuple(row for row in rows if row.kind != "ClassVar"))  # fmt: skip
+    hyper_parameters = tuple(row for row in rows if row.kind != "ClassVar")
+    return MethodFacts(name, _sentence(docstring), docstring, needs, reference, hyper_parameters)
 
 
 def facts_of_class(method: type["Method"]) -> MethodFacts:
@@ -73,11 +73,10 @@ def facts_of_class(method: type["Method"]) -> MethodFacts:
         if "__dataclass_fields__" in vars(cls) and (path := inspect.getsourcefile(cls)) is not None:
             node = next(n for n in _parsed(Path(path)).body if isinstance(n, ast.ClassDef) and n.name == cls.__name__)
             helps |= {name: text for name, _, _, text in _fields(node) if text or name not in helps}
-    rows = [
-        Field(each.name, described(kinds[each.name]), "{}" if each.default is MISSING else repr(each.default),
-              helps.get(each.name, ""))
-        for each in fields(method)
-    ]  # fmt: skip
+    rows = []
+    for each in fields(method):
+        default = "{}" if each.default is MISSING else repr(each.default)
+        rows.append(Field(each.name, described(kinds[each.name]), default, helps.get(each.name, "")))
     return MethodFacts(method().name, _sentence(docstring), docstring, method.needs, method.reference, tuple(rows))
 
 

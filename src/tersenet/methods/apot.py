@@ -15,8 +15,9 @@ and last layer's 8-bit step starts at the largest magnitude. Of the quantization
 Needs the network's code and training data.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from ..quantizers.activation import Range
 from ..quantizers.bases import FirstClip
@@ -33,6 +34,7 @@ class Apot(TrainedOnLevels):
   author = {Li, Yuhang and Dong, Xin and Wang, Wei},
   booktitle = {ICLR}, year = {2020}, eprint = {1909.13144}
 }"""
+    QUICK: ClassVar[Mapping[str, Any]] = {"act_bits": 4, "epochs": 1}
 
     estimator: Estimator = "ste"
     act_range: Range = "rcf"

@@ -42,6 +42,7 @@ class Imprinted(TrainedOnLevels):
   author = {Elkerdawy, Sara and Elhoushi, Mostafa and Singh, Abhineet and Zhang, Hong and Ray, Nilanjan},
   booktitle = {ICIP}, year = {2020}
 }"""
+    QUICK: ClassVar[Mapping[str, Any]] = {"average_bits": 6.0, "act_bits": 4, "epochs": 1}
 
     average_bits: Annotated[float, Within(1, 8)] = 4.0
     """Mean bits per weight over all quantised layers."""

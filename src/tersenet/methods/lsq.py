@@ -9,8 +9,9 @@ re-estimated at the end.
 Needs the network's code and training data.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from ..core.method import Job, Method
 from ..network.kept import smallest_batch_norm
@@ -26,6 +27,7 @@ class Lsq(TrainedOnLevels):
   author = {Esser, Steven K. and McKinstry, Jeffrey L. and Bablani, Deepika and Appuswamy, Rathinakumar and Modha,
   Dharmendra S.}, booktitle = {ICLR}, year = {2020}, eprint = {1902.08153}
 }"""
+    QUICK: ClassVar[Mapping[str, Any]] = {"act_bits": 4, "epochs": 1}
 
     @classmethod
     def auto_points(cls, job: Job) -> tuple[Method, ...]:

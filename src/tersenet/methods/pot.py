@@ -7,8 +7,9 @@ More bits only add levels near zero: on Gaussian weights the error stops falling
 Needs the network's code and training data.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from ..core.method import Knob
 from ..quantizers.activation import Range
@@ -26,6 +27,7 @@ class Pot(TrainedOnLevels):
   author = {Li, Yuhang and Dong, Xin and Wang, Wei},
   booktitle = {ICLR}, year = {2020}, eprint = {1909.13144}
 }"""
+    QUICK: ClassVar[Mapping[str, Any]] = {"act_bits": 4, "epochs": 1}
 
     estimator: Estimator = "ste"
     act_range: Range = "rcf"

@@ -9,9 +9,9 @@ Needs nothing but the weights; with the network's code (`module=`), `bn="fold"` 
 and `equalise=True` equalises channels between layers (Nagel et al. 2019), which helps one scale per tensor most.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -86,6 +86,7 @@ class Rtn(Method):
 
     needs: ClassVar[str] = "nothing"
     reference: ClassVar[str] = ""
+    QUICK: ClassVar[Mapping[str, Any]] = {}
 
     bits: Annotated[int, Within(1, 8)] = 4
     """Bits per weight."""

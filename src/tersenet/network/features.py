@@ -16,10 +16,11 @@ from ..core.batch import run
 from .layers import Given
 
 KEEPS = {
-    "batch_norm", "instance_norm", "layer_norm", "group_norm", "relu", "relu_", "relu6", "leaky_relu", "leaky_relu_",
-    "gelu", "silu", "elu", "celu", "selu", "mish", "softplus", "hardtanh", "hardswish", "hardsigmoid", "tanh",
-    "sigmoid", "prelu", "clamp", "clamp_min", "dropout", "dropout2d", "feature_dropout", "threshold",
-}  # fmt: skip
+    *("batch_norm", "instance_norm", "layer_norm", "group_norm", "dropout", "dropout2d", "feature_dropout"),
+    *("relu", "relu_", "relu6", "leaky_relu", "leaky_relu_", "prelu", "threshold", "clamp", "clamp_min"),
+    *("gelu", "silu", "elu", "celu", "selu", "mish", "softplus", "hardswish"),
+    *("tanh", "sigmoid", "hardtanh", "hardsigmoid"),
+}
 ADDS = {"add", "add_", "__add__", "__iadd__", "__radd__"}
 
 

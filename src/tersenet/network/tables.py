@@ -80,10 +80,9 @@ def say_computed(source: TensorSource, method: Method) -> None:
     }
     if sizes:
         some = [f"{name} ({source.specs[name].computed}, {size:,} bytes)" for name, size in list(sizes.items())[:5]]
-        logging.getLogger("tersenet").info(
-            "%d tensors of %s bytes are no weights and kept exactly: %s%s; include=NAME makes a table a weight",
-            len(sizes), f"{sum(sizes.values()):,}", ", ".join(some), ", ..." if len(sizes) > 5 else "",
-        )  # fmt: skip
+        text = "%d tensors of %s bytes are no weights and kept exactly: %s%s; include=NAME makes a table a weight"
+        more = ", ..." if len(sizes) > 5 else ""
+        logging.getLogger("tersenet").info(text, len(sizes), f"{sum(sizes.values()):,}", ", ".join(some), more)
 
 
 def is_table(tensor: Tensor) -> bool:

@@ -182,6 +182,8 @@ def detach(module: nn.Module) -> None:
     for attached in list(_all(module)):
         part, leaf = owner_of(module, attached.name)
         weight = attached.quantizer.to_weight(*attached.latents).detach().clone()
+        cls = type(part)  # which torch changes, and which copies of the module share
+        part.__class__ = type(cls.__name__, cls.__bases__, dict(vars(cls)))
         parametrize.remove_parametrizations(part, leaf)
         trained = any(latent.requires_grad for latent in attached.latents)
         setattr(part, leaf, restored.setdefault(id(attached.quantizer), nn.Parameter(weight, requires_grad=trained)))

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
@@ -12,7 +13,7 @@ from ..core.levels import Integers, Levels
 from ..errors import UsageError
 from .powers import additive_magnitudes, power_magnitudes, with_signs, without_signs
 from .project import Rule, clipped
-from .weight import LearnedScale, Oscillation, least_squares_clip, over_units
+from .weight import LearnedScale, Normalise, Oscillation, ScaleParameter, least_squares_clip, over_units
 
 FIRST_CLIP = 3.0  # RCF's authors' first clip, in deviations
 CLIP_RATE = 0.5  # and their learning rate of clips, as a share of that of the weights
@@ -58,10 +59,8 @@ def learned_step(
     """LSQ: the step is the parameter; it starts at `2 mean|w| / sqrt(Qp)`, its gradient times `1 / sqrt(N Qp)`."""
     rows = over_units(weight.float(), axis)
     step = (2 * rows.abs().mean(1) / math.sqrt(levels.high)).clamp(min=1e-12)
-    return LearnedScale(
-        weight, levels, rule, axis=axis, normalise="no", parameter=step, per=1.0,
-        gradient_factor=1 / math.sqrt(rows.shape[1] * levels.high), oscillation=oscillation,
-    )  # fmt: skip
+    parameter = ScaleParameter(step, gradient_factor=1 / math.sqrt(rows.shape[1] * levels.high))
+    return LearnedScale(weight, levels, rule, parameter, axis=axis, oscillation=oscillation)
 
 
 def learned_clip(
@@ -81,42 +80,34 @@ def learned_clip(
     deviation = rows.std(1, unbiased=False, keepdim=True).clamp(min=1e-12)
     rows = (rows - rows.mean(1, keepdim=True)) / deviation
     clip = least_squares_clip(rows, levels).float() if first == "mse" else torch.full((len(rows),), FIRST_CLIP)
-    made = LearnedScale(
-        weight, levels, rule, axis=axis, normalise="absorbed" if normed else "restored",
-        parameter=clip.to(weight.device), per=float(levels.high), oscillation=oscillation,
-    )  # fmt: skip
-    made.lr_factor, made.decays = CLIP_RATE, True
-    return made
+    parameter = ScaleParameter(clip.to(weight.device), per=float(levels.high), lr_factor=CLIP_RATE, decays=True)
+    normalise: Normalise = "absorbed" if normed else "restored"
+    return LearnedScale(weight, levels, rule, parameter, axis=axis, normalise=normalise, oscillation=oscillation)
 
 
-def _two_complement(bits: int) -> Integers:
-    return Integers(-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+def _integers(bits: int, signed: bool) -> Integers:
+    return Integers(-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else Integers(0, 2**bits - 1)
 
 
-def _powers(magnitudes: Callable[[int], tuple[int, ...]]) -> Callable[[int, bool], Levels]:
-    return lambda bits, signed: with_signs(magnitudes(bits - 1)) if signed else without_signs(magnitudes(bits))
+def _clipped_powers(name: str, most: int, magnitudes: Callable[[int], tuple[int, ...]]) -> Base:
+    """Zero and powers of two, or sums of them: of weights with a sign, of inputs with one or without."""
+
+    def inputs(bits: int, signed: bool) -> Levels:
+        return with_signs(magnitudes(bits - 1)) if signed else without_signs(magnitudes(bits))
+
+    return Base(name, 2, most, partial(inputs, signed=True), inputs, learned_clip)
 
 
 BASES = {
-    "uniform": Base(
-        "lsq", 2, 8, _two_complement,
-        lambda bits, signed: _two_complement(bits) if signed else Integers(0, 2**bits - 1), learned_step,
-    ),
-    "pot": Base(
-        "pot", 2, 5, lambda bits: with_signs(power_magnitudes(bits - 1)), _powers(power_magnitudes), learned_clip
-    ),
-    "apot": Base(
-        "apot", 2, 8, lambda bits: with_signs(additive_magnitudes(bits - 1)), _powers(additive_magnitudes), learned_clip
-    ),
-}  # fmt: skip
+    "uniform": Base("lsq", 2, 8, partial(_integers, signed=True), _integers, learned_step),
+    "pot": _clipped_powers("pot", 5, power_magnitudes),
+    "apot": _clipped_powers("apot", 8, additive_magnitudes),
+}
 
 
 def eight_bits(weight: Tensor, axis: int | None) -> LearnedScale:
     """A uniform 8-bit quantizer whose largest level starts at the largest weight, with LSQ's gradients."""
-    rows = weight.float().reshape(1, -1) if axis is None else weight.float().transpose(0, axis).flatten(1)
+    rows = over_units(weight.float(), axis)
     step = (rows.abs().amax(1) / 127).clamp(min=1e-12)
-    factor = 1 / (rows.shape[1] * 127) ** 0.5
-    return LearnedScale(
-        weight, Integers(-127, 127), clipped,
-        axis=axis, normalise="no", parameter=step, per=1.0, gradient_factor=factor,
-    )  # fmt: skip
+    parameter = ScaleParameter(step, gradient_factor=1 / (rows.shape[1] * 127) ** 0.5)
+    return LearnedScale(weight, Integers(-127, 127), clipped, parameter, axis=axis)

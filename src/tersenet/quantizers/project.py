@@ -93,8 +93,8 @@ class _ProjectClipped(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         values, scale = ctx.saved_tensors
         grad, levels = grads[0].contiguous(), ctx.levels
-        low, high = (float(np.nextafter(np.float32(end), np.float32(way * np.inf)))
-                     for end, way in ((levels.low, -1), (levels.high, 1)))  # fmt: skip
+        low = float(np.nextafter(np.float32(levels.low), np.float32(-np.inf)))
+        high = float(np.nextafter(np.float32(levels.high), np.float32(np.inf)))
         result, by_scale = torch.empty_like(values), torch.zeros_like(scale)
         pieces = (part.view(-1).split(PIECE) for part in (values, grad, result))
         for given, g, out in zip(*pieces, strict=True):

@@ -1,5 +1,6 @@
 """The quantizer of a weight: levels times a learned scale."""
 
+from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
@@ -46,14 +47,29 @@ def least_squares_clip(rows: Tensor, levels: Levels, top: Tensor | None = None, 
     return torch.where(top > 0, best, torch.ones_like(best))
 
 
+@dataclass(frozen=True)
+class ScaleParameter:
+    """What is trained in place of a scale: its first value, which is the scale times `per` (1: LSQ's step;
+    `levels.high`: the clip of RCF), in units of the deviation if there is one.
+
+    Its gradient is multiplied by `gradient_factor`; its learning rate is `lr_factor` times that of the weights, and
+    `decays` says whether it has their weight decay. **Shapes**: `start` has one value per unit.
+    """
+
+    start: Tensor
+    per: float = 1.0
+    gradient_factor: float = 1.0
+    lr_factor: float = 1.0
+    decays: bool = False
+
+
 class LearnedScale(Quantizer):
     """`value = scale * nearest_level(w / scale)`, with a learned scale per tensor or per channel of `axis`.
 
     `scale` is stored as fp16 (fp32 where fp16 would lose it) and used as stored. `normalise`: "no" quantises the weight
     itself; "absorbed" the weight minus its mean over its deviation, leaving the value in these units because a batch
     norm follows; "restored" multiplies the deviation back and adds the mean. Mean and deviation are per unit and get no
-    gradient. The parameter is the scale divided by `per` (1: LSQ's step; `levels.high`: the clip of RCF), in units of
-    the deviation if there is one; its gradient is multiplied by `gradient_factor`. `oscillation` fights oscillation.
+    gradient. `oscillation` fights oscillation.
     """
 
     delta: Tensor | None
@@ -63,20 +79,18 @@ class LearnedScale(Quantizer):
         weight: Tensor,
         levels: Levels,
         rule: Rule,
+        parameter: ScaleParameter,
         *,
         axis: int | None,
-        normalise: Normalise,
-        parameter: Tensor,
-        per: float,
-        gradient_factor: float = 1.0,
+        normalise: Normalise = "no",
         oscillation: Oscillation = "none",
     ) -> None:
         super().__init__()
         self.levels, self.rule, self.axis, self.normalise = levels, rule, axis, normalise
-        self.per, self.gradient_factor, self.oscillation = per, gradient_factor, oscillation
+        self.per, self.gradient_factor, self.oscillation = parameter.per, parameter.gradient_factor, oscillation
+        self.lr_factor, self.decays = parameter.lr_factor, parameter.decays
         self.dtype, self.bits = weight.dtype, (levels.count - 1).bit_length()
-        self.lr_factor, self.decays = 1.0, False  # of the scale, against those of the weights
-        self.scale = torch.nn.Parameter(parameter.detach().float().reshape(unit_shape(weight, axis)))
+        self.scale = torch.nn.Parameter(parameter.start.detach().float().reshape(unit_shape(weight, axis)))
         with torch.no_grad():
             self.fp16 = True
             moved, scale, offset, _ = self._prepared(weight.float())

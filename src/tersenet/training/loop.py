@@ -144,8 +144,8 @@ class _Loop:
         before = self.done
         for batch in shared:
             lost, score = self._step(read(batch, self.task, "train"))
-            progress(f"{self.session.title}, epoch {epoch + 1}/{self.schedule.epochs}, loss {lost:.3f}, "
-                     f"train {score:.3f}", self.done, self.total)  # fmt: skip
+            title = f"{self.session.title}, epoch {epoch + 1}/{self.schedule.epochs}"
+            progress(f"{title}, loss {lost:.3f}, train {score:.3f}", self.done, self.total)
             if self.session.run is not None and self.session.run.due:
                 self._checkpoint()
         if self.done == before:

@@ -95,9 +95,15 @@ class Training:
     def _fit(self, phase: Phase, number: int, saved: Mapping[str, Any] | None) -> None:
         method = phase.method
         schedule = Schedule(
-            phase.epochs, phase.lr, method.weight_decay, method.optimizer, method.clip_grad, method.distill,
-            method.seed, method.compile,
-        )  # fmt: skip
+            phase.epochs,
+            phase.lr,
+            method.weight_decay,
+            method.optimizer,
+            method.clip_grad,
+            method.distill,
+            method.seed,
+            method.compile,
+        )
         hooks = Hooks(method.make_optimizer, partial(method.on_epoch, job=self.job), method.after_step)
         title = f"{method.name}, {attach.average_bits(self.network):.2f} bits"
         envelope = {"stage": number, "base": self.base}

@@ -46,12 +46,6 @@ ON_A_GPU = ("vgg16",)
 OWN = Recipe(Task, 0, 10, 3, 0.02, (7.62, 22.08, 57.22))  # for a network of the user's, which is trained already
 
 
-COLUMNS = (
-    "network", "mode", "signal", ">epochs", ">fp32 %", ">test %", ">drop, points (95 %)", ">non-zeros",
-    "bits: non-zeros", ">thesis", ">CSR ratio", ">file ratio", ">file bytes",
-)  # fmt: skip
-
-
 @dataclass(frozen=True)
 class Row:
     """One compressed network: accuracies on the test split, decoded from the file, and what it takes."""
@@ -73,15 +67,22 @@ class Row:
     file_ratio: float
     file_bytes: int
 
-    @property
-    def cells(self) -> tuple[object, ...]:
-        """As people see it, in the order of `COLUMNS`."""
-        drop = f"{self.drop.mean:.2f} ({self.drop.low:.2f} to {self.drop.high:.2f})"
-        return (
-            self.network, self.mode, self.signal, self.epochs, f"{100 * self.fp32:.2f}", f"{100 * self.accuracy:.2f}",
-            drop, f"{self.nonzeros:,}", self.bits, "" if self.published is None else self.published,
-            f"{self.csr_ratio:.2f}", f"{self.file_ratio:.2f}", f"{self.file_bytes:,}",
-        )  # fmt: skip
+
+COLUMNS: dict[str, Callable[[Row], object]] = {
+    "network": lambda row: row.network,
+    "mode": lambda row: row.mode,
+    "signal": lambda row: row.signal,
+    ">epochs": lambda row: row.epochs,
+    ">fp32 %": lambda row: f"{100 * row.fp32:.2f}",
+    ">test %": lambda row: f"{100 * row.accuracy:.2f}",
+    ">drop, points (95 %)": lambda row: f"{row.drop.mean:.2f} ({row.drop.low:.2f} to {row.drop.high:.2f})",
+    ">non-zeros": lambda row: f"{row.nonzeros:,}",
+    "bits: non-zeros": lambda row: row.bits,
+    ">thesis": lambda row: "" if row.published is None else row.published,
+    ">CSR ratio": lambda row: f"{row.csr_ratio:.2f}",
+    ">file ratio": lambda row: f"{row.file_ratio:.2f}",
+    ">file bytes": lambda row: f"{row.file_bytes:,}",
+}
 
 
 def table(work: Path, nets: Sequence[str], seed: int, own: Own | None) -> Table:
@@ -89,11 +90,12 @@ def table(work: Path, nets: Sequence[str], seed: int, own: Own | None) -> Table:
     if own is not None:
         work.mkdir(parents=True, exist_ok=True)
         signals = ("grad", "grad-magnitude")
-        found = list(rows(own.weights.stem, own.network, own.task, own.weights, work, OWN, seed, signals))
+        found = list(rows(own.weights.stem, own, work, OWN, seed, signals))
     else:
         found = [row for name in nets or ("lenet300", "lenet5") for row in trained_here(name, work, seed)]
     title = f"accumulated gradients, seed {seed}; ratios to fp32, test accuracy from the file"
-    return Table(title, COLUMNS, [row.cells for row in found], [asdict(row) for row in found])
+    cells = [tuple(cell(row) for cell in COLUMNS.values()) for row in found]
+    return Table(title, tuple(COLUMNS), cells, [asdict(row) for row in found])
 
 
 def trained_here(
@@ -114,15 +116,12 @@ def trained_here(
     if not weights.is_file():
         torch.manual_seed(seed)
         train_fp32(build(name), task, recipe.fp32_epochs, recipe.lr, folder / "fp32", weights, seed)
-    yield from rows(name, build(name), task, weights, folder, recipe, seed, signals)
+    yield from rows(name, Own(build(name), task, weights), folder, recipe, seed, signals)
 
 
-def rows(
-    name: str, network: nn.Module, task: Task, weights: Path, folder: Path, recipe: Recipe, seed: int,
-    signals: tuple[str, ...],
-) -> Iterator[Row]:  # fmt: skip
+def rows(name: str, trained: Own, folder: Path, recipe: Recipe, seed: int, signals: tuple[str, ...]) -> Iterator[Row]:
     """The three modes with the thesis's signal, and `combined` with the others."""
-    reference = load_into(weights, network)
+    reference, task = load_into(trained.weights, trained.network), trained.task
     for signal in signals:
         modes = ("post", "in", "combined") if signal == "grad" else ("combined",)
         for mode in modes:
@@ -131,7 +130,7 @@ def rows(
             place, run = folder / f"{mode}-{signal}.terse", folder / f"{mode}-{signal}"
             if not place.is_file():
                 kept = RunFolder(run, (run / "run.json").is_file())
-                compress_file(weights, place, method, module=network, task=task, run=kept)
+                compress_file(trained.weights, place, method, module=trained.network, task=task, run=kept)
             yield judged(name, method, place, reference, task, published if signal == "grad" else None)
 
 
@@ -151,12 +150,24 @@ def judged(name: str, method: Method, place: Path, reference: nn.Module, task: T
     evaluation = evaluate(network, task, "test", reference)
     assert evaluation.metric is not None and evaluation.reference is not None and evaluation.drop is not None
     size, facts = storage(place), small.provenance["accgrad"]
-    bits = ", ".join(f"{b}: {n}" for b, n in _totals(facts["nonzeros"]).items())
     return Row(
-        name, fields["mode"], fields["signal"], fields["seed"], fields["epochs"] + fields["refine"],
-        evaluation.reference.mean, evaluation.metric.mean, evaluation.drop.times(task.points), size.nonzeros,
-        size.weights, bits, published, size.fp32 / size.csr, size.csr, size.fp32 / size.file, size.file,
-    )  # fmt: skip
+        network=name,
+        mode=fields["mode"],
+        signal=fields["signal"],
+        seed=fields["seed"],
+        epochs=fields["epochs"] + fields["refine"],
+        fp32=evaluation.reference.mean,
+        accuracy=evaluation.metric.mean,
+        drop=evaluation.drop.times(task.points),
+        nonzeros=size.nonzeros,
+        weights=size.weights,
+        bits=", ".join(f"{b}: {n}" for b, n in _totals(facts["nonzeros"]).items()),
+        published=published,
+        csr_ratio=size.fp32 / size.csr,
+        csr_bytes=size.csr,
+        file_ratio=size.fp32 / size.file,
+        file_bytes=size.file,
+    )
 
 
 def _totals(nonzeros: dict[str, dict[str, int]]) -> dict[str, int]:

@@ -53,9 +53,18 @@ OWN = Recipe(Task, 0, 0.0, 2, 2, alphas=(2e-3, 2.5e-3, 3e-3))
 PUBLISHED = {("resnet20", 5e-3): 14.24}  # the paper's ratio, without the sign, with 4-bit activations
 
 COLUMNS = (
-    "network", ">alpha", ">epochs", ">test %", ">drop, points (95 %)", ">bits", ">with sign", ">32 / bits", ">paper",
-    ">file ratio", ">file bytes",
-)  # fmt: skip
+    "network",
+    ">alpha",
+    ">epochs",
+    ">test %",
+    ">drop, points (95 %)",
+    ">bits",
+    ">with sign",
+    ">32 / bits",
+    ">paper",
+    ">file ratio",
+    ">file bytes",
+)
 
 
 @dataclass(frozen=True)
@@ -82,11 +91,18 @@ class Row:
         """As people see it, in the order of `COLUMNS`."""
         control = self.alpha is None
         return (
-            self.network, "fp32" if control else f"{self.alpha:g}", self.epochs, f"{100 * self.accuracy:.2f}",
-            "" if control else f"{self.drop:.2f} ({self.low:.2f} to {self.high:.2f})", f"{self.bits:.2f}",
-            f"{self.bits_with_sign:.2f}", f"{32 / self.bits:.2f}", self.published or "", f"{self.file_ratio:.2f}",
+            self.network,
+            "fp32" if control else f"{self.alpha:g}",
+            self.epochs,
+            f"{100 * self.accuracy:.2f}",
+            "" if control else f"{self.drop:.2f} ({self.low:.2f} to {self.high:.2f})",
+            f"{self.bits:.2f}",
+            f"{self.bits_with_sign:.2f}",
+            f"{32 / self.bits:.2f}",
+            self.published or "",
+            f"{self.file_ratio:.2f}",
             f"{self.file_bytes:,}",
-        )  # fmt: skip
+        )
 
 
 def table(work: Path, nets: Sequence[str], seed: int, own: Own | None) -> Table:
@@ -162,6 +178,18 @@ def judged(
     drop, size = found.drop.times(task.points), storage(place)
     bits = small.provenance["bsq"]["bits"] if alpha is not None else {"without_sign": 32.0, "with_sign": 32.0}
     return Row(
-        name, alpha, seed, recipe.epochs + recipe.refine, found.metric.mean, drop.mean, drop.low, drop.high, drop.n,
-        bits["without_sign"], bits["with_sign"], PUBLISHED.get((name, alpha or 0.0)), size.fp32 / size.file, size.file,
-    )  # fmt: skip
+        name,
+        alpha,
+        seed,
+        recipe.epochs + recipe.refine,
+        found.metric.mean,
+        drop.mean,
+        drop.low,
+        drop.high,
+        drop.n,
+        bits["without_sign"],
+        bits["with_sign"],
+        PUBLISHED.get((name, alpha or 0.0)),
+        size.fp32 / size.file,
+        size.file,
+    )

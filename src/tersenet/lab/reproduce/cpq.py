@@ -59,9 +59,17 @@ OWN = Recipe(Task, 0, 0.0, 4, 1, 0.01, 0.5, {**THREE, "first_last": "8"}, ("lsq"
 PUBLISHED = {("lenet5", "cpq"): 0.67, ("lenet5", "cpq + DropBits"): 0.63}  # errors in percent, as others report them
 
 COLUMNS = (
-    "network", "method", ">seed", ">epochs", ">bits", ">test error %", ">published", ">drop, points (95 %)",
-    ">file ratio", ">file bytes",
-)  # fmt: skip
+    "network",
+    "method",
+    ">seed",
+    ">epochs",
+    ">bits",
+    ">test error %",
+    ">published",
+    ">drop, points (95 %)",
+    ">file ratio",
+    ">file bytes",
+)
 
 
 @dataclass(frozen=True)
@@ -87,9 +95,17 @@ class Row:
         """As people see it, in the order of `COLUMNS`."""
         drop = "" if self.method == "fp32" else f"{self.drop:.2f} ({self.low:.2f} to {self.high:.2f})"
         return (
-            self.network, self.method, self.seed, self.epochs, f"{self.bits:.2f}", f"{100 * (1 - self.accuracy):.2f}",
-            self.published_error or "", drop, f"{self.file_ratio:.2f}", f"{self.file_bytes:,}",
-        )  # fmt: skip
+            self.network,
+            self.method,
+            self.seed,
+            self.epochs,
+            f"{self.bits:.2f}",
+            f"{100 * (1 - self.accuracy):.2f}",
+            self.published_error or "",
+            drop,
+            f"{self.file_ratio:.2f}",
+            f"{self.file_bytes:,}",
+        )
 
 
 def table(work: Path, nets: Sequence[str], seed: int, own: Own | None) -> Table:
@@ -181,9 +197,7 @@ def made(run: Path, weights: Path, method: Method, network: nn.Module, task: Tas
     return place
 
 
-def judged(
-    name: str, label: str, place: Path, reference: nn.Module, task: Task, recipe: Recipe, seed: int
-) -> Row:  # fmt: skip
+def judged(name: str, label: str, place: Path, reference: nn.Module, task: Task, recipe: Recipe, seed: int) -> Row:
     """A row, from the file."""
     small = load(place)
     found = evaluate(small.apply_to(deepcopy(reference)).eval(), task, "test", reference)
@@ -192,9 +206,20 @@ def judged(
     codes = [entry.codes for entry in small.tensors.values() if isinstance(entry, QTensor)]
     bits = sum(_width(each) * each.numel() for each in codes) / max(1, sum(each.numel() for each in codes)) or 32.0
     return Row(
-        name, label, seed, recipe.epochs + recipe.refine, bits, found.metric.mean, PUBLISHED.get((name, label)),
-        drop.mean, drop.low, drop.high, drop.n, size.fp32 / size.file, size.file,
-    )  # fmt: skip
+        name,
+        label,
+        seed,
+        recipe.epochs + recipe.refine,
+        bits,
+        found.metric.mean,
+        PUBLISHED.get((name, label)),
+        drop.mean,
+        drop.low,
+        drop.high,
+        drop.n,
+        size.fp32 / size.file,
+        size.file,
+    )
 
 
 def _width(codes: Tensor) -> int:

@@ -22,7 +22,8 @@ from ...core.task import Batches, Task
 from ...errors import UsageError
 from ...files.atomic import replacing_file
 from ...files.summary import summarize
-from ...methods.mirror import Mirror, Projected
+from ...methods.mirror import Mirror
+from ...methods.mirror.projected import Projected
 from ...quantizers import attach
 from ...training.phases import Training
 from ...training.processes import Processes
@@ -102,9 +103,20 @@ RECIPES = {
 OWN = Recipe(nn.Module, Task, 4, 0.02, 12, 0.001)  # for a network of the user's, which is fine-tuned in fp32 first
 
 COLUMNS = (
-    "network", "rule", ">levels", ">final beta", ">seed", ">epochs", ">fp32 %", ">test %", ">drop, points (95 %)",
-    ">soft %", ">between, %", ">bits a weight", ">file bytes",
-)  # fmt: skip
+    "network",
+    "rule",
+    ">levels",
+    ">final beta",
+    ">seed",
+    ">epochs",
+    ">fp32 %",
+    ">test %",
+    ">drop, points (95 %)",
+    ">soft %",
+    ">between, %",
+    ">bits a weight",
+    ">file bytes",
+)
 
 
 @dataclass(frozen=True)
@@ -136,10 +148,20 @@ class Row:
         """As people see it, in the order of `COLUMNS`."""
         drop = f"{self.drop:.2f} ({self.low:.2f} to {self.high:.2f})"
         return (
-            self.network, self.rule, self.states, f"{self.final_beta:g}", self.seed, self.epochs,
-            f"{100 * self.fp32:.2f}", f"{100 * self.accuracy:.2f}", drop,
-            f"{100 * self.soft:.2f}", f"{100 * self.between:.3f}", f"{self.bits:.4f}", f"{self.file_bytes:,}",
-        )  # fmt: skip
+            self.network,
+            self.rule,
+            self.states,
+            f"{self.final_beta:g}",
+            self.seed,
+            self.epochs,
+            f"{100 * self.fp32:.2f}",
+            f"{100 * self.accuracy:.2f}",
+            drop,
+            f"{100 * self.soft:.2f}",
+            f"{100 * self.between:.3f}",
+            f"{self.bits:.4f}",
+            f"{self.file_bytes:,}",
+        )
 
 
 def table(work: Path, nets: Sequence[str], seed: int, own: Own | None) -> Table:
@@ -217,10 +239,22 @@ def made(name: str, method: Mirror, weights: Path, place: Path, reference: nn.Mo
     assert judged is not None
     drop = found.drop.times(task.points)
     return Row(
-        name, method.rule, method.states, method.final_beta, method.seed, method.epochs,
-        found.reference.mean, found.metric.mean, drop.mean, drop.low, drop.high,
-        judged.mean, between, bits_per_weight(place), place.stat().st_size,
-    )  # fmt: skip
+        name,
+        method.rule,
+        method.states,
+        method.final_beta,
+        method.seed,
+        method.epochs,
+        found.reference.mean,
+        found.metric.mean,
+        drop.mean,
+        drop.low,
+        drop.high,
+        judged.mean,
+        between,
+        bits_per_weight(place),
+        place.stat().st_size,
+    )
 
 
 def softened(method: Mirror, weights: Path, network: nn.Module, task: Task, run: Path) -> tuple[nn.Module, float]:

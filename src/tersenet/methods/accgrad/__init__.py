@@ -60,6 +60,7 @@ class AccGrad(TrainedMethod):
   title = {Exploration of Accumulated Gradient for Neural Network Compression},
   author = {Gaopande, Meghana Laxmidhar}, school = {Virginia Tech}, year = {2020}
 }"""
+    QUICK: ClassVar[Mapping[str, Any]] = {"share": 0.55, "epochs": 3, "warmup": 1, "refine": 1, "bits": (6,)}
 
     mode: Literal["post", "in", "combined"] = "combined"
     """post (widths once, after training), in (groups while it trains), or combined."""
@@ -99,8 +100,6 @@ class AccGrad(TrainedMethod):
             raise UsageError('mode="in" has one low group: leave out bits= (see low_bits=)')
         if self.tune and self.target_ratio is None:
             raise UsageError("tune=True looks for the most accurate bits at a ratio: give target_ratio=")
-        if self.bn == "fold":
-            raise UsageError('bn="fold" cannot be trained: give bn="scale-shift" or bn="keep"')
         check_widths(self.layer_bits, 2, WIDEST)
 
     @property

@@ -61,6 +61,7 @@ class Bsq(TrainedMethod):
   author = {Yang, Huanrui and Duan, Lin and Chen, Yiran and Li, Hai},
   booktitle = {ICLR}, year = {2021}, eprint = {2102.10462}
 }"""
+    QUICK: ClassVar[Mapping[str, Any]] = {"act_bits": 4, "epochs": 2, "refine": 1, "alpha": 3e-4}
 
     alpha: Annotated[float, Within(least=0)] = 5e-3
     """Strength of the penalty: more of it, fewer bits."""
@@ -101,15 +102,17 @@ class Bsq(TrainedMethod):
         names = super().targets(network, specs, layers)
         of_layers = {f"{layer.weight.removesuffix('weight')}bias" for layer in layers} if self.biases else set()
         return names + [
-            name for name, spec in specs.items()
+            name
+            for name, spec in specs.items()
             if name in of_layers and not (computed(name, spec, self) or left_out(name, self))
-        ]  # fmt: skip
+        ]
 
     def quantizer(self, target: Target, weight: Tensor) -> Quantizer:
         """Planes; as many as `layer_bits` has bits beside the sign, for good, where it names the tensor."""
         given = self.bits_of(target.name, 0)
-        return BitPlanes(weight, given - 1 if given else self.planes, self.alpha, reweighs=weight.dim() > 1,
-                         pinned=bool(given))  # fmt: skip
+        return BitPlanes(
+            weight, given - 1 if given else self.planes, self.alpha, reweighs=weight.dim() > 1, pinned=bool(given)
+        )
 
     def input_quantizer(self, target: Target) -> InputQuantizer | None:
         """Integers of `act_bits` bits, between the first and the last layer."""
@@ -172,8 +175,10 @@ class Bsq(TrainedMethod):
                 quantizer.spare(weight, before)
                 _log.warning(
                     "all planes of %s died, and without it the network says the same of every input: it goes on with "
-                    "one plane of its last good state, unpenalised; alpha=%g is too much for it", name, self.alpha,
-                )  # fmt: skip
+                    "one plane of its last good state, unpenalised; alpha=%g is too much for it",
+                    name,
+                    self.alpha,
+                )
 
     def _constant(self, network: nn.Module, job: Job) -> bool:
         """Whether the network has the same outputs for all samples of a batch (and where there are none to tell)."""

@@ -65,6 +65,7 @@ class Cpq(TrainedMethod):
   author = {Lee, Jung Hyun and Yun, Jihun and Hwang, Sung Ju and Yang, Eunho},
   booktitle = {ICCV}, year = {2021}, eprint = {2109.02100}
 }"""
+    QUICK: ClassVar[Mapping[str, Any]] = {"act_bits": 4, "epochs": 1}
 
     bits: Annotated[int, Within(1, MOST, also=FULL)] = 4
     """Bits per weight, the most where widths are learned; 32 is full precision."""

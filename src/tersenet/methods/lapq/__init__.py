@@ -17,10 +17,10 @@ never sees the test split.
 """
 
 import math
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from scipy.optimize import minimize
@@ -110,6 +110,7 @@ class Lapq(Method):
             and Bronstein, Alex M. and Mendelson, Avi},
   journal = {Machine Learning}, year = {2021}, eprint = {1911.07190}
 }"""
+    QUICK: ClassVar[Mapping[str, Any]] = {"bits": 4, "act_bits": 4, "evaluations": 20}
 
     bits: Annotated[int, Within(2, 8)] = 4
     """Bits per weight."""

@@ -50,8 +50,8 @@ class WeightGrid:
         other = [axis for axis in range(weight.dim()) if axis != self.axis]
         drift = (weight.float() - plain).mean(other)
         offset = (shift + (drift if self.restore else torch.zeros_like(drift))).to(kind)
-        return QTensor(codes.to(torch.int8 if self.bits < 8 or self.zero_level else torch.int16),
-                       Uniform(scale, offset=offset, axis=self.axis), self.dtype)  # fmt: skip
+        codes = codes.to(torch.int8 if self.bits < 8 or self.zero_level else torch.int16)
+        return QTensor(codes, Uniform(scale, offset=offset, axis=self.axis), self.dtype)
 
 
 def input_rounding(clip: float, bits: int, signed: bool) -> Activation:
@@ -88,9 +88,13 @@ class FakeQuantNetwork:
     """
 
     def __init__(
-        self, module: nn.Module, batches: list[Batch], weights: Mapping[str, WeightGrid], inputs: Sequence[str],
+        self,
+        module: nn.Module,
+        batches: list[Batch],
+        weights: Mapping[str, WeightGrid],
+        inputs: Sequence[str],
         act_bits: int,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.module, self.batches = module, batches
         self.grids, self.act_bits = dict(weights), act_bits
         self.names = [*weights, *inputs]

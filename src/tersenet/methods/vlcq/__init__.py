@@ -16,10 +16,10 @@ split instead of synthesis, and tunes batch norm and biases to the outputs of th
 """
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, replace
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -60,6 +60,7 @@ class Vlcq(Method):
 
     needs: ClassVar[str] = "nothing"
     reference: ClassVar[str] = ""
+    QUICK: ClassVar[Mapping[str, Any]] = {"images": 16, "synthesis_steps": 10}
 
     target_bits: Annotated[float, Within(above=0, most=16)] | None = None
     """Bits per quantised weight, tables and scales counted (4 if nothing is given)."""

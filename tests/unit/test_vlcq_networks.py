@@ -1,4 +1,4 @@
-"""Networks that are not a plain chain of convolution and batch norm keep computing what they did."""
+"""VLCQ on networks that are no plain chain of convolution and batch norm: they keep computing what they did."""
 
 import copy
 

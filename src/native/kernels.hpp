@@ -46,6 +46,25 @@ bool trellis_indices(const int32_t* codes, size_t count, bool plain, int32_t* in
 bool round_with_feedback(const float* weight, size_t rows, size_t columns, float scale, size_t kernel, const float* alpha,
                          const float* beta, int32_t* codes);
 
+// A categorical distribution over codes, in units of the step: t = step / sigma, the ends of nested ranges from the inmost
+// on, and the mask of what each adds to the one before.
+constexpr int kMostRings = 16;
+struct Rings {
+  float step, t;
+  std::vector<float> masks;
+  std::vector<int32_t> ends;
+};
+const char* wrong(const Rings& rings);  // what is wrong with them, or null
+// out = step * mode of every value.
+void round_to_mode(const float* values, size_t count, const Rings& rings, float* out, bool plain);
+// `out` is the gradient of the values (`straight`: `grads` inside the range, 0 outside), the sums are those of `grads * code`, of the gradient by log t,
+// of `out * value / step`, and of the gradient by every mask.
+struct ModeSums {
+  double by_code, by_log_t, by_u_times_u, by_masks[kMostRings];
+};
+ModeSums mode_gradient(const float* values, const float* grads, size_t count, const Rings& rings, bool straight, float* out,
+                       bool plain);
+
 // Fixed-width fields, least significant bit first: bytes of `count` fields of `width` bits.
 inline size_t packed_size(size_t count, int width) {
   size_t bits;

@@ -12,7 +12,7 @@ from .version import __version__
 
 if TYPE_CHECKING:
     from .api import compress, load, load_into
-    from .attached import after_step, anneal, attach, detach, freeze, param_groups, penalty
+    from .attached import after_step, anneal, attach, detach, freeze, on_epoch, param_groups, penalty
     from .core.grid import Codebook, Uniform
     from .core.method import Job, Knob, Method, RunFolder
     from .core.model import CompressedModel, KeptTensor, QTensor
@@ -32,6 +32,7 @@ _HOMES = {
     "auto": "search.within",
     "compress": "api",
     "detach": "attached",
+    "on_epoch": "attached",
     "param_groups": "attached",
     "compress_within": "search.within",
     "freeze": "attached",
@@ -84,6 +85,7 @@ __all__ = [
     "freeze",
     "load",
     "load_into",
+    "on_epoch",
     "param_groups",
     "penalty",
     "save",

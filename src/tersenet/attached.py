@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from .api import chosen_method
-from .core.method import Method
+from .core.method import Job, Method
 from .core.model import CompressedModel, Module, TensorSpec
 from .errors import UsageError
 from .files.checkpoint import open_module
@@ -45,8 +45,8 @@ def attach(module: Module, method: str | Method, inputs: Iterable[Any], **fields
 
     `inputs` are a few batches of inputs (tensors, tuples of positional or mappings of keyword arguments) that ranges of
     activations start from. Minimise your loss plus `penalty(module)` with an
-    optimizer over `param_groups(module, lr)`, call `anneal` before and `after_step` after every step, and take the
-    result with `freeze(module, inputs)`: that is what `compress` trains.
+    optimizer over `param_groups(module, lr)`, call `on_epoch` where an epoch begins, `anneal` before and `after_step`
+    after every step, and take the result with `freeze(module, inputs)`: that is what `compress` trains.
 
     **Raises** `UsageError` for a method that does not train, and what the method raises.
 
@@ -100,6 +100,14 @@ def penalty(module: nn.Module) -> Tensor:
 def after_step(module: nn.Module) -> None:
     """Let the quantizers in `module` project what the optimizer has just changed; most have nothing to do."""
     quantizers.after_step(module)
+
+
+def on_epoch(module: nn.Module, epoch: int, optimizer: torch.optim.Optimizer) -> None:
+    """Let the method of the quantizers in `module` do what it does where an epoch begins (`epoch` counts from 0), and
+    once more after the last: regroup, prune, lower precisions; most have nothing to do. No shape changes, but the
+    `optimizer` may forget its state of what was changed."""
+    chosen, source = _attached(module)
+    chosen.on_epoch(module, epoch, optimizer, Job(source, module))
 
 
 def freeze(module: nn.Module, inputs: Iterable[Any] | None = None) -> CompressedModel:

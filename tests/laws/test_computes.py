@@ -36,7 +36,15 @@ OF_ALL = {
     ],
     "pot": [{"bits": 3, "act_bits": 4}],
     "apot": [{"bits": 3, "bn": "scale-shift", "oscillation": "freeze"}],
+    "cpq": [
+        {"bits": 3, "act_bits": 3, "dropbits": True}, {"bits": 2, "bn": "scale-shift", "first_last": "8"},
+        {"bits": 4, "act_bits": 4, "heterogeneous": True, "penalty": 30.0, "refine": 1},
+    ],
     "imprint": [{"average_bits": 5.0, "act_bits": 4}],
+    "bsq": [
+        {"refine": 1, "act_bits": 4, "alpha": 1e-3},
+        {"refine": 0, "bn": "scale-shift", "biases": True, "alpha": 1e-4},
+    ],
     "accgrad": [
         {"epochs": 3, "warmup": 1, "share": 0.6, "bits": (6,)}, {"epochs": 2, "mode": "post", "bn": "scale-shift"},
         {"epochs": 2, "warmup": 1, "mode": "in", "share": 0.6, "low_bits": 2},

@@ -26,8 +26,10 @@ def test_every_method_follows_the_bits_of_layers(name: str, network: nn.Module, 
         fields["epochs"] = 0
     if name == "accgrad":
         fields |= {"epochs": 2, "warmup": 1, "bits": (4,)}
-    if name == "imprint":
+    if name in ("imprint", "bsq"):
         del fields["bits"]
+    if name == "bsq":
+        fields["refine"] = 0
     if name == "lapq":
         fields["search"] = "l2"
     small = tersenet.compress(network, name, task=task, layer_bits=BITS, **fields)

@@ -23,8 +23,10 @@ from tersenet.cli import main
 from tersenet.core.task import Task
 from tersenet.files.summary import verify
 from tersenet.lab import digits, images
+from tersenet.lab.fp32 import train_fp32
 from tersenet.lab.models import build
 from tersenet.lab.reproduce import accgrad as reproduce
+from tersenet.lab.reproduce import bsq
 
 
 def run(*arguments: str) -> int:
@@ -59,6 +61,29 @@ def test_the_table_of_ones_own_network_is_measured_from_its_files_and_goes_on(
     assert before == {file: file.stat().st_mtime_ns for file in before}
 
 
+def test_the_table_over_alpha_is_measured_from_its_files_and_goes_on(
+    task: Task, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bsq, "OWN", bsq.Recipe(Task, 0, 0.0, 2, 1, alphas=(1e-4, 1e-3)))
+    torch.manual_seed(0)
+    save_file(digits.train(make(), task, epochs=6).state_dict(), tmp_path / "net.safetensors")
+    own = ["--checkpoint", str(tmp_path / "net.safetensors"), "--model", f"{__file__}:make", "--task", "digits"]
+    given, work = ["reproduce", "bsq", "--work", str(tmp_path / "work"), *own], tmp_path / "work"
+    assert run(*given, "--json") == 0
+    control, *rows = json.loads(capsys.readouterr().out)["rows"]
+    assert control["alpha"] is None and control["drop"] == 0 and control["bits"] == 32
+    assert [row["alpha"] for row in rows] == [1e-4, 1e-3] and rows[0]["bits"] > rows[1]["bits"]
+    for row in rows:
+        assert verify(work / f"alpha-{row['alpha']:g}.terse").size == row["file_bytes"]
+        assert row["bits_with_sign"] == pytest.approx(row["bits"] + 1) and row["epochs"] == control["epochs"] == 3
+        assert row["accuracy"] == pytest.approx(control["accuracy"] - row["drop"] / 100) and row["images"] == 500
+    lines = (work / "rows.csv").read_text().splitlines()
+    assert len(lines) == 4 and lines[0].startswith("network,alpha,seed,epochs,accuracy,drop")
+    before = {file: file.stat().st_mtime_ns for file in work.glob("*.terse")}
+    assert run(*given) == 0 and "with sign" in capsys.readouterr().out
+    assert before == {file: file.stat().st_mtime_ns for file in before}
+
+
 def test_what_cannot_be_reproduced_says_why(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for more, words in (
         (["--net", "vgg16"], "a GPU"),
@@ -69,6 +94,8 @@ def test_what_cannot_be_reproduced_says_why(tmp_path: Path, capsys: pytest.Captu
             continue
         assert run("reproduce", "accgrad", "--work", str(tmp_path), *more) == 2
         assert words in capsys.readouterr().err
+    assert run("reproduce", "bsq", "--work", str(tmp_path), "--net", "vgg5") == 2
+    assert "no recipe for 'vgg5'; there are lenet5, resnet20" in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -80,7 +107,7 @@ def test_a_slice_of_mnist_is_compressed_by_more_than_the_thesis_at_a_small_loss(
     recipe = replace(reproduce.RECIPES[name], task=lambda: task, fp32_epochs=5, epochs=10, refine=3)
     torch.manual_seed(0)
     weights = tmp_path / "fp32.safetensors"
-    reproduce.train_fp32(build(name), task, recipe, tmp_path / "fp32", weights, 0)
+    train_fp32(build(name), task, recipe.fp32_epochs, recipe.lr, tmp_path / "fp32", weights, 0)
     found = list(reproduce.rows(name, build(name), task, weights, tmp_path, recipe, 0, ("grad",)))
     combined = found[-1]
     assert combined.csr_ratio >= recipe.published[2] and combined.drop.mean < 5

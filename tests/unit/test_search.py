@@ -30,7 +30,7 @@ from tersenet.search.within import compress_within
 
 BRIEF: dict[str, dict[str, Any]] = {
     "rtn": {}, "vlcq": {"images": 8, "synthesis_steps": 4}, "lapq": {"search": "l2"}, "imprint": {"epochs": 0},
-    "accgrad": {"epochs": 2, "warmup": 1, "refine": 1, "bits": (6,)},
+    "accgrad": {"epochs": 2, "warmup": 1, "refine": 1, "bits": (6,)}, "bsq": {"epochs": 2, "refine": 1},
 }  # fmt: skip
 
 

@@ -100,6 +100,10 @@ class Imprinted(TrainedOnLevels):
         found = {"scores": scores, "order": rank(scores), "bits": bits, "average": average(sizes, bits), **details}
         return replace(self, layer_bits=bits), {"importance": found}
 
+    def learned_bits(self, network: nn.Module) -> Mapping[str, int]:
+        """What `plan` gave."""
+        return self.layer_bits
+
     def _scores(
         self, network: nn.Module, task: Task, names: list[str], batches: list[Batch]
     ) -> tuple[dict[str, float], dict[str, Any]]:

@@ -1,5 +1,6 @@
-"""The quantizer of a layer's input: levels times a scale, observed on data or learned."""
+"""The quantizer of a layer's input: what every one does, and levels times a scale, observed on data or learned."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -56,7 +57,42 @@ class Observer:
         return magnitude if magnitude > 0 else 1.0
 
 
-class InputQuantizer(nn.Module):
+class InputRounder(nn.Module, ABC):
+    """Rounds a layer's input: first it observes batches (`observer`), then `settle` chooses where to start, and from
+    then on `rounded` replaces the input. `freeze()(inputs)` equals `rounded(inputs)` in evaluation mode, bit for bit.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.observer: Observer | None = Observer()
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        if self.observer is not None:
+            self.observer.see(inputs)
+            return inputs
+        return self.rounded(inputs)
+
+    @abstractmethod
+    def settle(self) -> None:
+        """Choose levels and scale from what was observed, and drop `observer`: from now on inputs are rounded."""
+
+    @abstractmethod
+    def rounded(self, inputs: Tensor) -> Tensor:
+        """The rounded input, in fp32."""
+
+    @abstractmethod
+    def freeze(self) -> Activation:
+        """The same rounding, as a fact."""
+
+    def param_groups(self, lr: float, weight_decay: float) -> list[ParamGroup]:
+        """Groups for a `torch.optim.Optimizer`, of the parameters that need a rate of their own."""
+        return [{"params": list(self.parameters()), "lr": lr, "weight_decay": weight_decay}]
+
+    def after_step(self) -> None:
+        """Called when the optimizer has changed the parameters, to clamp them in place."""
+
+
+class InputQuantizer(InputRounder):
     """Rounds a layer's input to `scale * nearest_level(x / scale)`; first observes, then (learned or fixed) rounds.
 
     Learned: "lsq" has the step as its parameter, with LSQ's gradient factor `1 / sqrt(features * highest level)`; "rcf"
@@ -66,7 +102,6 @@ class InputQuantizer(nn.Module):
     def __init__(self, kind: Range, levels_for: Callable[[bool], Levels]) -> None:
         super().__init__()
         self.kind, self.levels_for = kind, levels_for
-        self.observer: Observer | None = Observer()
         self.levels = levels_for(False)
         self.per = self.factor = 1.0
         self.fp16 = True
@@ -74,7 +109,7 @@ class InputQuantizer(nn.Module):
         self.scale = nn.Parameter(torch.ones(()), requires_grad=kind in LEARNED)
 
     def settle(self) -> None:
-        """Choose levels and scale from what was observed; from now on inputs are rounded."""
+        """Levels with a sign if negative inputs were seen; the scale as `kind` says."""
         assert self.observer is not None
         self.levels = self.levels_for(self.observer.signed)
         clip = self.observer.clip(self.kind, self.levels)
@@ -87,10 +122,8 @@ class InputQuantizer(nn.Module):
         self.fp16 = clip / self.per > 4 * SMALLEST  # else fp16 would keep it from falling
         self.observer = None
 
-    def forward(self, inputs: Tensor) -> Tensor:
-        if self.observer is not None:
-            self.observer.see(inputs)
-            return inputs
+    def rounded(self, inputs: Tensor) -> Tensor:
+        """`scale * nearest_level(x / scale)`."""
         return project_clipped(inputs.float(), self._stored(), self.levels, self.kind == "pact")
 
     def param_groups(self, lr: float, weight_decay: float) -> list[ParamGroup]:
@@ -108,7 +141,7 @@ class InputQuantizer(nn.Module):
 
 
 def round_inputs(part: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
-    """The forward pre-hook of a layer with an `InputQuantizer`."""
+    """The forward pre-hook of a layer with an `InputRounder`."""
     quantizer = part.tersenet_input
-    assert isinstance(quantizer, InputQuantizer)
+    assert isinstance(quantizer, InputRounder)
     return (quantizer(given[0]), *given[1:])

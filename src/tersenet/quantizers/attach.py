@@ -11,7 +11,7 @@ from ..core.activation import Activation
 from ..core.batch import run
 from ..core.model import QTensor
 from ..errors import InputError
-from .activation import InputQuantizer, round_inputs
+from .activation import InputRounder, round_inputs
 from .quantizer import ParamGroup, Quantizer
 
 
@@ -48,7 +48,7 @@ def _share_latents(of: parametrize.ParametrizationList, with_: parametrize.Param
         setattr(with_, name, latent)
 
 
-def attach_inputs(module: nn.Module, quantizers: Mapping[str, InputQuantizer], batches: Iterable[Any]) -> None:
+def attach_inputs(module: nn.Module, quantizers: Mapping[str, InputRounder], batches: Iterable[Any]) -> None:
     """Put every input quantizer in front of its layer (by path), and set them by running `batches` (or inputs alone).
 
     **Raises** `InputError` if a layer is never run, or sees NaN.
@@ -117,10 +117,13 @@ def anneal(module: nn.Module, progress: float, lr: float) -> None:
 
 
 def after_step(module: nn.Module) -> None:
-    """Let every quantizer project its latents, which the optimizer has just changed."""
+    """Let every quantizer project its latents and parameters, which the optimizer has just changed."""
     with torch.no_grad():
         for attached in quantizers(module):
             attached.quantizer.after_step(*attached.latents)
+        for part in module.modules():
+            if isinstance(part, InputRounder):
+                part.after_step()
 
 
 def param_groups(module: nn.Module, lr: float, weight_decay: float) -> list[ParamGroup]:
@@ -130,7 +133,7 @@ def param_groups(module: nn.Module, lr: float, weight_decay: float) -> list[Para
     for attached in quantizers(module):
         special += attached.quantizer.param_groups(attached.latents, lr, weight_decay)
     for part in module.modules():
-        if isinstance(part, InputQuantizer):
+        if isinstance(part, InputRounder):
             special += part.param_groups(lr, weight_decay)
     taken = {id(parameter) for group in special for parameter in group["params"]}
     others = [parameter for parameter in module.parameters() if id(parameter) not in taken]
@@ -152,7 +155,7 @@ def frozen_inputs(module: nn.Module) -> dict[str, Activation]:
     return {
         path.removesuffix("tersenet_input").removesuffix("."): part.freeze()
         for path, part in module.named_modules()
-        if isinstance(part, InputQuantizer)
+        if isinstance(part, InputRounder)
     }
 
 
@@ -183,7 +186,7 @@ def detach(module: nn.Module) -> None:
         trained = any(latent.requires_grad for latent in attached.latents)
         setattr(part, leaf, restored.setdefault(id(attached.quantizer), nn.Parameter(weight, requires_grad=trained)))
     for part in list(module.modules()):
-        if isinstance(getattr(part, "tersenet_input", None), InputQuantizer):
+        if isinstance(getattr(part, "tersenet_input", None), InputRounder):
             del part.tersenet_input
             hooks = part._forward_pre_hooks
             for key in [key for key, hook in hooks.items() if hook is round_inputs]:

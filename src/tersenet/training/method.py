@@ -25,7 +25,7 @@ from ..network.batch_norm import reestimate
 from ..network.kept import BN_PARTS, batch_norms, check_finite, keep, scale_and_shift, why_kept
 from ..network.layers import Given, Layer, eval_without_grad, find_layers, recurrent_weights, without_recurrent
 from ..quantizers import attach
-from ..quantizers.activation import InputQuantizer
+from ..quantizers.activation import InputRounder
 from ..quantizers.quantizer import Quantizer
 from .loop import Schedule, make_optimizer, samples
 from .phases import Phase, Training
@@ -39,12 +39,13 @@ FULL_PRECISION = "full precision"  # why a tensor that could be quantised was ke
 @dataclass(frozen=True)
 class Target:
     """A tensor to quantise: its name, shape, dtype and channel axis, whether it belongs to the first or last layer,
-    and whether a batch norm of its own follows its layer."""
+    whether a batch norm of its own follows its layer, and its share of the elements of all such tensors."""
 
     name: str
     spec: TensorSpec
     first_or_last: bool
     normed: bool
+    share: float
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ class TrainedMethod(Method):
         """The tensors that may get a quantizer: matrices from 256 elements on that are not left out."""
         return [name for name, spec in specs.items() if why_kept(name, spec, self) is None]
 
-    def input_quantizer(self, target: Target) -> InputQuantizer | None:
+    def input_quantizer(self, target: Target) -> InputRounder | None:
         """What rounds the input of the layer whose weight is `target`; None to leave it as it is."""
         return None
 
@@ -124,6 +125,11 @@ class TrainedMethod(Method):
 
     def conclude(self, network: nn.Module, job: Job) -> Mapping[str, Any]:
         """Called when all training is over: the last decisions, and what to record about them."""
+        return {}
+
+    def learned_bits(self, network: nn.Module) -> Mapping[str, int]:
+        """The width of every weight, where the training chose it: a file `layer_bits.json` in the run folder, which
+        `layer_bits` reads."""
         return {}
 
     def reason(self, name: str, spec: TensorSpec) -> str:
@@ -179,7 +185,11 @@ class TrainedMethod(Method):
             raise InputError("no tensor of this network can be quantised (all too small, left out, or frozen)")
         ends = {layers[0].weight, layers[-1].weight} if layers else set()
         normed = {layer.weight for layer in layers if layer.batch_norm}
-        return {name: Target(name, specs[name], name in ends, name in normed) for name in names}
+        total = sum(specs[name].shape.numel() for name in names)
+        return {
+            name: Target(name, specs[name], name in ends, name in normed, specs[name].shape.numel() / total)
+            for name in names
+        }
 
     def _quantizer(self, module: nn.Module, target: Target) -> Quantizer | None:
         part, leaf = attach.owner_of(module, target.name)
@@ -200,7 +210,9 @@ class TrainedMethod(Method):
             if job.run is not None and job.run.start is not None:
                 begin_with(network, job.run.start)
             network = training.trained()
-        found = {**facts, **method.conclude(network, job)}
+            found = {**facts, **method.conclude(network, job)}
+            if folder is not None and (bits := method.learned_bits(network)):
+                folder.write_bits(bits)
         yield from settled(network, method.pieces(network, job.source))
         yield from ((name, ProvenanceNote(each)) for name, each in found.items())
 

@@ -1,4 +1,4 @@
-"""The folder of a training: its checkpoint, its log, its scalars. Without a folder nothing is kept."""
+"""The folder of a training: its checkpoint, its log, its scalars, the widths it chose; without one, nothing is kept."""
 
 import hashlib
 import json
@@ -23,7 +23,7 @@ from .processes import is_main
 
 EVERY = 120.0  # seconds between checkpoints
 HASH = 16  # bytes of the hash (xxh3-128) that follows a checkpoint
-DESCRIPTION, LAST, LOG = "run.json", "last.pt", "log.jsonl"
+DESCRIPTION, LAST, LOG, BITS = "run.json", "last.pt", "log.jsonl", "layer_bits.json"
 
 
 class Run:
@@ -72,6 +72,12 @@ class Run:
             torch.save({**state, "training": self._training, "logged": logged}, cast(BinaryIO, hashing))
             stream.write(hashing.digest.digest())
         self._saved = time.monotonic()
+
+    def write_bits(self, layer_bits: Mapping[str, int]) -> None:
+        """Write the widths of weights, as `layer_bits` reads them. **Raises** `OutputError`."""
+        if is_main():
+            with replacing_file(self.folder / BITS, overwrite=True) as stream:
+                stream.write(json.dumps({"layer_bits": dict(layer_bits)}, indent=1).encode())
 
     def log(self, step: int, **scalars: float) -> None:
         """Append a line to log.jsonl, and scalars for TensorBoard where it is installed. **Raises** `OutputError`."""

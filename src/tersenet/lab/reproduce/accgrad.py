@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save
 from torch import nn
 
 from ...analysis.evaluate import evaluate
@@ -17,13 +16,10 @@ from ...api import compress_file, load, load_into
 from ...core.method import Method, RunFolder
 from ...core.task import Task
 from ...errors import UsageError
-from ...files.atomic import replacing_file
 from ...methods import get
 from ...report.size import storage
-from ...training.loop import Schedule, Session, fit
-from ...training.processes import Processes
-from ...training.run import open_run
 from .. import images
+from ..fp32 import train_fp32
 from ..models import build
 from . import Own, Table
 
@@ -117,20 +113,8 @@ def trained_here(
     weights = folder / "fp32.safetensors"
     if not weights.is_file():
         torch.manual_seed(seed)
-        train_fp32(build(name), task, recipe, folder / "fp32", weights, seed)
+        train_fp32(build(name), task, recipe.fp32_epochs, recipe.lr, folder / "fp32", weights, seed)
     yield from rows(name, build(name), task, weights, folder, recipe, seed, signals)
-
-
-def train_fp32(network: nn.Module, task: Task, recipe: Recipe, run: Path, weights: Path, seed: int) -> None:
-    """Train a network from scratch and write its weights; goes on in the folder `run`."""
-    identity = {"fp32": type(network).__name__, "epochs": recipe.fp32_epochs, "lr": recipe.lr, "seed": seed}
-    processes = Processes()
-    network.to(processes.device)
-    schedule = Schedule(recipe.fp32_epochs, recipe.lr, 5e-4, seed=seed)
-    with open_run(run, identity, (run / "run.json").is_file()) as kept:
-        fit(network, task, schedule, session=Session("fp32", processes, kept, saved=kept.state))
-    with replacing_file(weights, overwrite=True) as stream:
-        stream.write(save({name: value.cpu().contiguous() for name, value in network.state_dict().items()}))
 
 
 def rows(

@@ -10,6 +10,8 @@ import numpy as np
 PLAIN = {"F64": "f8", "F32": "f4", "F16": "f2", "I64": "i8", "I32": "i4", "I16": "i2", "I8": "i1", "U8": "u1",
          "BOOL": "?", "BF16": "u2"}  # fmt: skip
 
+FIELDS = ("scale", "zero_point", "offset", "values", "counts", "coordinates")
+
 
 def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str], dict[str, Any]]:
     """Tensors and dtypes of a safetensors file (bfloat16 as its bits), and the metadata."""
@@ -31,8 +33,7 @@ def values(path: Path) -> dict[str, np.ndarray]:
     found = {}
     for name, facts in about["tensors"].items():
         if "kind" in facts:
-            fields = {key: arrays[f"{name}:{key}"] for key in ("scale", "zero_point", "offset", "values", "counts", "coordinates")
-                      if f"{name}:{key}" in arrays}  # fmt: skip
+            fields = {key: arrays[f"{name}:{key}"] for key in FIELDS if f"{name}:{key}" in arrays}
             wide = {key: widened(value, dtypes[f"{name}:{key}"]) for key, value in fields.items()}
             found[name] = rounded(decoded(arrays[name], facts, wide), facts["dtype"])
         elif dtypes[name] == facts["dtype"]:

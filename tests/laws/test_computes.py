@@ -36,6 +36,11 @@ OF_ALL = {
     ],
     "pot": [{"bits": 3, "act_bits": 4}],
     "apot": [{"bits": 3, "bn": "scale-shift", "oscillation": "freeze"}],
+    "alq": [
+        {"bits": 0.8, "act_bits": 4, "rounds": 1, "coordinate_epochs": 1, "refine": 1},
+        {"bits": 1.5, "rounds": 1, "coordinate_epochs": 0, "refine": 1, "latent": True, "bn": "scale-shift"},
+        {"bits": 0.5, "rounds": 1, "coordinate_epochs": 1, "refine": 0, "groups": "kernel", "bases": 2},
+    ],
     "imprint": [{"average_bits": 5.0, "act_bits": 4}],
     "accgrad": [
         {"epochs": 3, "warmup": 1, "share": 0.6, "bits": (6,)}, {"epochs": 2, "mode": "post", "bn": "scale-shift"},

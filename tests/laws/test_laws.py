@@ -21,6 +21,7 @@ from tersenet.lab.digits import make_task
 SMALL = {"rtn": {"bits": 4}, "vlcq": {"target_bits": 3.0}}
 SMALL["lapq"] = {"bits": 4, "act_bits": 4, "evaluations": 20}
 SMALL["imprint"] = {"average_bits": 5.0, "act_bits": 4, "epochs": 1}
+SMALL["alq"] = {"bits": 3.0, "act_bits": 4, "rounds": 1, "epochs": 1, "coordinate_epochs": 0, "refine": 1}
 SMALL["accgrad"] = {"share": 0.55, "epochs": 8, "refine": 2, "bits": (6,)}
 BRIEF = {"bits": 4, "act_bits": 4, "epochs": 1}  # of methods that train
 
@@ -126,7 +127,7 @@ def test_provenance_holds_method_fields_versions_and_input_but_no_path(
     made: tuple[str, CompressedModel], checkpoint: Path
 ) -> None:
     provenance = made[1].provenance
-    assert provenance["method"] == made[0] and set(provenance) - {"importance", "accgrad"} == {
+    assert provenance["method"] == made[0] and set(provenance) - {"importance", "accgrad", "alq"} == {
         "method",
         "fields",
         "versions",

@@ -80,7 +80,7 @@ def test_codes_are_integers_that_rebuild_the_values(file: Path, tmp_path: Path) 
         (
             ["compress", "{net}", "-o", "{tmp}/o.terse", "--method", "magic"],
             2,
-            "the methods are accgrad, apot, imprint, lapq, lsq, pot, rtn, vlcq",
+            "the methods are accgrad, alq, apot, imprint, lapq, lsq, pot, rtn, vlcq",
         ),
         (
             ["compress", "{net}", "-o", "{tmp}/o.terse", "--bots", "3"],

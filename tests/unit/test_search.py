@@ -30,6 +30,7 @@ from tersenet.search.within import compress_within
 
 BRIEF: dict[str, dict[str, Any]] = {
     "rtn": {}, "vlcq": {"images": 8, "synthesis_steps": 4}, "lapq": {"search": "l2"}, "imprint": {"epochs": 0},
+    "alq": {"bases": 3, "rounds": 1, "epochs": 0, "coordinate_epochs": 0, "refine": 1},
     "accgrad": {"epochs": 2, "warmup": 1, "refine": 1, "bits": (6,)},
 }  # fmt: skip
 

@@ -61,7 +61,7 @@ class Alq(TrainedMethod):
 
     bits: Annotated[float, Within(above=0, most=8)] = 1.0
     """Bases of a group on average, which are bits per weight without coordinates; may be below 1."""
-    bases: Annotated[int, Within(1, MOST)] = 6
+    bases: Annotated[int, Within(1, 8)] = 6
     """Most bases that a group begins with."""
     groups: Literal["pixel", "kernel", "channel", "sub-channel"] = "pixel"
     """Weights of a convolution that share bases: a tap over all inputs, a kernel, a filter, or group_size of them."""
@@ -81,7 +81,7 @@ class Alq(TrainedMethod):
     """Refine with full-precision weights behind the bases."""
     criterion: Criterion = "loss"
     """Which bases go first: those that the loss needs least for their bits, or the smallest coordinates."""
-    act_bits: Annotated[int, Within(2, 8, also=FULL)] = FULL
+    act_bits: Annotated[int, Within(2, 8, also=32)] = 32
     """Bits per layer input; 32 leaves them unrounded."""
     act_range: Range = "lsq"
     """How ranges of inputs are found: learned (lsq, rcf, pact) or observed."""

@@ -55,8 +55,8 @@ def check_goal(quantizers: Sequence[SumOfBases], goal: float) -> None:
     floor = least(quantizers)
     if goal < floor:
         raise BudgetError(
-            f"bits={goal:g}: one basis in each of {len(quantizers)} tensors, the least there is, takes {floor:.3g} bits "
-            "a weight (its coordinate and the counts come on top): give more bits=, or a smaller group_size=",
+            f"bits={goal:g}: one basis in each of {len(quantizers)} tensors, the least there is, takes {floor:.3g} "
+            "bits a weight (its coordinate and the counts come on top): give more bits=, or a smaller group_size=",
             floor,
         )
 

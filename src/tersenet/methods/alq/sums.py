@@ -46,6 +46,7 @@ class SumOfBases(Quantizer):
     def value(self) -> Tensor:
         """The weight, in fp32 values that its dtype holds."""
         values = summed(self.bases).reshape(-1, self.stride, self.size).transpose(1, 2).reshape(self.shape)
+        values = values.contiguous()  # a view in another order would be convolved with other roundings
         return values if self.dtype == torch.float32 else values.to(self.dtype).float()
 
     def latents(self, weight: Tensor) -> tuple[Tensor, ...]:

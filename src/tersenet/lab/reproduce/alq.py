@@ -25,7 +25,7 @@ from .accgrad import Recipe, train_fp32
 
 FP32 = Recipe(partial(images.mnist), 8, 0, 0, 0.05, (0.0, 0.0, 0.0))
 SHORT = {
-    "groups": "kernel", "bases": 2, "mantissa": 3, "rounds": 2, "epochs": 1, "coordinate_epochs": 0, "refine": 4,
+    "groups": "kernel", "bases": 2, "mantissa": 3, "rounds": 1, "epochs": 1, "coordinate_epochs": 0, "refine": 3,
     "latent": True, "lr": 2e-3,
 }  # fmt: skip
 PUBLISHED = {0.4: (99.12, 76.0)}  # the paper's accuracy and ratio at its bits

@@ -72,13 +72,16 @@ class SumOfBases(Quantizer):
     def move(self, target: Tensor, curvature: Tensor) -> None:
         """The basis step and the speed-up: bring `f = 1/2 sum of curvature (value - target)^2` down, first by the
         signs, then by the coordinates, where these are no worse once they are rounded. **Shapes**: `[groups, size]`."""
-        self.codes.copy_(nearest(self.bases.coordinates, target))
-        better = positive(Bases(self.codes, fitted(self.bases, target, curvature), self.alive))
-        stored = better._replace(coordinates=rounded(better.coordinates, self.alive, self.mantissa))
-        now, then = ((curvature * (summed(each) - target).square()).sum(1) for each in (self.bases, stored))
-        taken = (then <= now).unsqueeze(1)
-        self.codes.copy_(torch.where(taken, better.codes, self.codes))
-        self.coordinates.copy_(torch.where(taken, better.coordinates, self.coordinates))
+        own = self.alive.any(1).nonzero().squeeze(1)  # empty groups, which may be most, stay empty
+        target, curvature, alive = target[own], curvature[own], self.alive[own]
+        now = Bases(*(field[own] for field in self.bases))
+        now = now._replace(codes=nearest(now.coordinates, target))
+        better = positive(now._replace(coordinates=fitted(now, target, curvature)))
+        stored = better._replace(coordinates=rounded(better.coordinates, alive, self.mantissa))
+        before, after = ((curvature * (summed(each) - target).square()).sum(1) for each in (now, stored))
+        taken = (after <= before).unsqueeze(1)
+        self.codes[own] = torch.where(taken, better.codes, now.codes)
+        self.coordinates[own] = torch.where(taken, better.coordinates, self.coordinates[own])
 
     def shift(self, by: Tensor) -> Tensor:
         """The coordinate step: add `by`; where a coordinate falls below 0, it and its basis turn. Returns which do."""

@@ -36,7 +36,7 @@ def _findings(provenance: dict[str, Any]) -> list[str]:
     lines = []
     for name, facts in provenance.items():
         numbers = facts.items() if isinstance(facts, dict) and name not in ("fields", "versions") else ()
-        shown = [f"{plain(key, 60)}={value:g}" for key, value in numbers if isinstance(value, int | float)]
+        shown = [f"{plain(key, 60)}={plain(value, 60)}" for key, value in numbers if isinstance(value, int | float)]
         lines += [f"{plain(name, 60)} found: {', '.join(shown)}"] if shown else []
     return lines
 

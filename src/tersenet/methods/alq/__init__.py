@@ -78,7 +78,7 @@ class Alq(TrainedMethod):
     refine: Annotated[int, Within(least=0)] = 20
     """Epochs of basis steps after the last pruning."""
     latent: bool = False
-    """Refine with full-precision weights behind the bases."""
+    """Refine with full-precision weights behind the bases, without which signs of few bases hardly change."""
     criterion: Criterion = "loss"
     """Which bases go first: those that the loss needs least for their bits, or the smallest coordinates."""
     act_bits: Annotated[int, Within(2, 8, also=32)] = 32

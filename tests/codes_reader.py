@@ -10,6 +10,8 @@ import numpy as np
 PLAIN = {"F64": "f8", "F32": "f4", "F16": "f2", "I64": "i8", "I32": "i4", "I16": "i2", "I8": "i1", "U8": "u1",
          "BOOL": "?", "BF16": "u2"}  # fmt: skip
 
+FIELDS = ("scale", "zero_point", "offset", "values", "counts", "coordinates")
+
 
 def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str], dict[str, Any]]:
     """Tensors and dtypes of a safetensors file (bfloat16 as its bits), and the metadata."""
@@ -31,8 +33,7 @@ def values(path: Path) -> dict[str, np.ndarray]:
     found = {}
     for name, facts in about["tensors"].items():
         if "kind" in facts:
-            fields = {key: arrays[f"{name}:{key}"] for key in ("scale", "zero_point", "offset", "values")
-                      if f"{name}:{key}" in arrays}  # fmt: skip
+            fields = {key: arrays[f"{name}:{key}"] for key in FIELDS if f"{name}:{key}" in arrays}
             wide = {key: widened(value, dtypes[f"{name}:{key}"]) for key, value in fields.items()}
             found[name] = rounded(decoded(arrays[name], facts, wide), facts["dtype"])
         elif dtypes[name] == facts["dtype"]:
@@ -58,6 +59,8 @@ def rounded(array: np.ndarray, dtype: str) -> np.ndarray:
 def decoded(codes: np.ndarray, facts: dict[str, Any], fields: dict[str, np.ndarray]) -> np.ndarray:
     if facts["kind"] == "fixed":
         return np.ldexp(codes.astype(np.float32), facts["exponent"])
+    if facts["kind"] == "bases":
+        return summed(codes, facts, **fields)
     shape, axis = codes.shape, facts.get("axis")
 
     def spread(field: np.ndarray) -> np.ndarray:
@@ -77,6 +80,18 @@ def decoded(codes: np.ndarray, facts: dict[str, Any], fields: dict[str, np.ndarr
         found = table[(*channel, codes)]
         found = found * spread(fields["scale"]) if "scale" in fields else found
     return found + spread(fields["offset"]) if "offset" in fields else found
+
+
+def summed(codes: np.ndarray, facts: dict[str, Any], counts: np.ndarray, coordinates: np.ndarray) -> np.ndarray:
+    size, stride = facts["group_size"], facts["stride"]
+    numbers = (coordinates.astype(np.uint32) << (23 - facts["mantissa"])).view(np.float32)
+    ends = counts.reshape(-1).astype(int).cumsum()
+    bits = codes.reshape(-1, size, stride).swapaxes(1, 2).reshape(-1, size)
+    found = np.zeros(bits.shape, np.float32)
+    for group, (end, count) in enumerate(zip(ends, counts.reshape(-1), strict=True)):
+        for i, number in enumerate(numbers[end - count : end]):
+            found[group] += np.where(bits[group] >> i & 1, number, -number)
+    return found.reshape(-1, stride, size).swapaxes(1, 2).reshape(codes.shape)
 
 
 def roundings(path: Path) -> dict[str, Callable[[np.ndarray], np.ndarray]]:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import xxhash
 
+from format_bases import sums
 from format_codes import decode, inflate, number
 
 DTYPES = {
@@ -63,9 +64,11 @@ def read(path: str) -> dict[str, np.ndarray]:
     take = taker(contents)
     for entry in index["tensors"]:
         assert (
-            len(entry) in (7, 8, 9) and isinstance(entry[0], str) and entry[0][:1] != "\0" and entry[0] not in tensors
-        )
-        tensors[entry[0]] = kept(entry, take) if len(entry) == 7 else quantised(entry, take)
+            len(entry) in (5, 7, 8, 9)
+            and isinstance(entry[0], str) and entry[0][:1] != "\0" and entry[0] not in tensors
+        )  # fmt: skip
+        form = {5: in_bases, 7: kept}.get(len(entry), quantised)
+        tensors[entry[0]] = form(entry, take)
     aliases = {alias: tensors[name] for alias, name in index.get("aliases", {}).items()}
     names = {entry[0] for entry in index["tensors"]}
     assert not names & set(aliases) and names.issuperset(index.get("aliases", {}).values())
@@ -197,6 +200,32 @@ def quantised(entry: list[Any], take: Any) -> np.ndarray:
         at += length
     codes = np.array(decode(whole(coder), head, pieces, per_chunk, shape, kind), np.int64).reshape(shape)
     return values(grid, parts, codes)
+
+
+def coded(entry: list[Any], take: Any) -> np.ndarray:
+    """A coded array."""
+    assert len(entry) in (5, 6) and isinstance(entry[4], list)
+    kind, shape, coder, params, chunks = entry[:5]
+    per_chunk = whole(entry[5], 65536, 1 << 20) if len(entry) == 6 else 1 << 20
+    data = take(whole(params) + sum(whole(chunk) for chunk in chunks))
+    head, at, pieces = data[:params], params, []
+    for length in chunks:
+        pieces.append(data[at : at + length])
+        at += length
+    return np.array(decode(whole(coder), head, pieces, per_chunk, shaped(shape), kind), np.int64).reshape(shape)
+
+
+def in_bases(entry: list[Any], take: Any) -> np.ndarray:
+    _, shape, dtype, grid, arrays = entry
+    assert dtype in FLOATS and grid["kind"] == "bases" and shape and prod(shaped(shape))
+    assert set(grid) == {"kind", "mantissa", "group_size", "stride", "counts", "coordinates"}
+    m, g, s = (whole(grid[key], least) for key, least in (("mantissa", 0), ("group_size", 1), ("stride", 1)))
+    row = prod(shape[1:])
+    assert m <= 10 and row % (g * s) == 0 and grid["counts"][0] == "i8"
+    counts, numbers = coded(grid["counts"], take), coded(grid["coordinates"], take)
+    assert counts.shape == (shape[0], row // g)
+    planes = [coded(array, take) for array in check_list(arrays)]
+    return sums(counts.reshape(-1), numbers, planes, m, g).reshape(-1, s, g).swapaxes(1, 2).reshape(shape)
 
 
 def single(array: np.ndarray, dtype: str, name: str) -> np.ndarray:

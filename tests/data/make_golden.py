@@ -8,7 +8,7 @@ import torch
 from tersenet import Codebook, CompressedModel, KeptTensor, QTensor, Uniform
 from tersenet.codec.trellis import NEXT, code_of
 from tersenet.core.activation import Activation
-from tersenet.core.grid import FixedPoint
+from tersenet.core.grid import BinaryBases, FixedPoint
 from tersenet.core.levels import Integers, Points
 from tersenet.core.model import Entry
 from tersenet.files.terse import save
@@ -31,6 +31,16 @@ def entries() -> dict[str, Entry]:
         return np.array(codes).reshape(20, 20).T
 
     scales = torch.tensor([0.5, 0.25, 0.125, 1.0, 2.0, 0.75])
+
+    def bases(counts: np.ndarray, size: int, stride: int, mantissa: int) -> QTensor:
+        draw = np.random.default_rng(2)
+        codes = draw.integers(0, 2 ** counts[..., None].astype(int), (*counts.shape, size))
+        codes = codes.reshape(len(counts), -1, stride, size).swapaxes(2, 3).reshape(len(counts), size, -1)
+        coordinates = draw.integers(120 << mantissa, 125 << mantissa, counts.sum()).astype(np.int32)
+        kind = np.int8 if counts.max() < 8 else np.int16
+        fields = torch.from_numpy(counts.astype(np.int8)), torch.from_numpy(coordinates)
+        return QTensor(torch.from_numpy(codes.astype(kind)), BinaryBases(*fields, mantissa, size, stride))
+
     spiky = gauss(20, 60)
     spiky[3, 4], spiky[10, 50] = 90, -70
     own = np.random.default_rng(1)  # the others are older
@@ -60,6 +70,9 @@ def entries() -> dict[str, Entry]:
         ),
         "fixed point": q(np.arange(-40, 56).reshape(8, 12), FixedPoint(-5)),
         "classes": q(mixed, FixedPoint(-10), torch.int16),
+        "bases": bases(np.array([[2, 0, 1], [0, 0, 8]]), 40, 1, 10),
+        "bases of taps": bases(np.array([[1, 0, 0, 3], [0, 1, 0, 0]]), 24, 2, 3),
+        "no bases": bases(np.zeros((3, 2), np.int64), 10, 1, 0),
         "kept": KeptTensor(torch.from_numpy(gauss(9)).half(), torch.float32, "fewer than 2 dimensions"),
         "kept zstd": KeptTensor(torch.arange(300) // 50, torch.int64, "dtype int64"),
         "kept constant": KeptTensor(torch.ones(40), torch.float32, "fewer than 2 dimensions"),

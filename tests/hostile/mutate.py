@@ -29,6 +29,7 @@ from format_reader import DTYPES, MEMBERS, ORDER, TYPES, read  # noqa: E402
 from tersenet.core.model import CompressedModel, QTensor  # noqa: E402
 from tersenet.errors import FormatError, OutputError, SizeLimitError  # noqa: E402
 from tersenet.files.checkpoint_write import write_checkpoint  # noqa: E402
+from tersenet.files.layout import parse_index  # noqa: E402
 from tersenet.files.summary import summarize, verify  # noqa: E402
 from tersenet.files.terse import load  # noqa: E402
 from tersenet.report.size import storage  # noqa: E402
@@ -48,7 +49,7 @@ WORDS = [
     "integers",
     "points",
 ]
-WORDS += ["shards", "metadata", "accgrad", "nonzeros", "pair"]
+WORDS += ["bases", "counts", "coordinates", "mantissa", "stride", "shards", "metadata", "accgrad", "nonzeros", "pair"]
 
 
 def mutant(seeds: list[bytes], rng: random.Random) -> bytes:
@@ -214,15 +215,10 @@ def seeds() -> list[bytes]:
 def alone(index: Any, sections: list[bytes], number: int, entry: list[Any]) -> bytes:
     """The golden file with only one of its tensors."""
 
-    def size(each: list[Any]) -> int:
-        item = {"f32": 4, "f16": 2, "i32": 4, "i8": 1}
-        fields = [v for v in each[3].values() if isinstance(v, list)] if isinstance(each[3], dict) else []
-        parts = sum(item[dtype] * int(np.prod(shape)) for dtype, shape in fields)
-        return each[6] if len(each) == 7 else parts + each[6] + sum(each[7])
-
+    sizes = [record.size for record in parse_index({"sections": [], "tensors": index["tensors"]}).records.values()]
     data = b"".join(part for part, kind in zip(sections, index["sections"], strict=True) if isinstance(kind, int))
-    start = sum(size(each) for each in index["tensors"][:number])
-    part = data[start : start + size(entry)]
+    start = sum(sizes[:number])
+    part = data[start : start + sizes[number]]
     return assemble({"sections": [len(part)] if part else [], "tensors": [entry]}, [part] if part else [])
 
 

@@ -81,7 +81,7 @@ def test_codes_are_integers_that_rebuild_the_values(file: Path, tmp_path: Path) 
         (
             ["compress", "{net}", "-o", "{tmp}/o.terse", "--method", "magic"],
             2,
-            "the methods are accgrad, apot, imprint, lapq, lsq, mirror, pot, rtn, vlcq",
+            "the methods are accgrad, alq, apot, bsq, cpq, imprint, lapq, lsq, mirror, pot, rtn, vlcq",
         ),
         (
             ["compress", "{net}", "-o", "{tmp}/o.terse", "--bots", "3"],

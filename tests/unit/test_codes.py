@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import tersenet
 from codes_reader import read, roundings, values
 from tersenet.core.activation import Activation
-from tersenet.core.grid import Codebook, FixedPoint, Uniform
+from tersenet.core.grid import BinaryBases, Codebook, FixedPoint, Uniform
 from tersenet.core.levels import Integers, Points
 from tersenet.core.model import CompressedModel, Entry, KeptTensor, QTensor
 from tersenet.errors import OutputError
@@ -47,6 +47,10 @@ ENTRIES: dict[str, Entry] = {
         Codebook(torch.tensor([-4, 0, 9], dtype=torch.int16), torch.rand(31), torch.rand(31), axis=1),
     ),
     "fixed": QTensor(codes(6, 6, low=-30000, high=30000, kind=torch.int16), FixedPoint(-13)),
+    "bases": QTensor(
+        torch.tensor([[[3, 1], [0, 0]], [[1, 0], [2, 1]]], dtype=torch.int8),
+        BinaryBases(torch.tensor([[2, 1], [2, 1]], dtype=torch.int8), torch.arange(990, 996).short(), 3, 2, 2),
+    ),
     "large": QTensor(codes(6, 6, low=-(2**31), high=2**31 - 1, kind=torch.int32), Uniform(torch.tensor(1e-9))),
     "no rows": QTensor(codes(0, 4), Uniform(torch.tensor(0.5))),
     "kept as fp16": KeptTensor(torch.randn(33).half(), torch.float32, ""),

@@ -1,7 +1,7 @@
 """`tersenet inspect`: what is in a file, byte by byte."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -29,6 +29,16 @@ def _lines(settings: "Settings") -> list[str]:
         shown[each.default_of] += f", {each.name}={each.value}"
     lines = [f"{'given' if of is None else f'defaults of tersenet {of}'}: {text[2:]}" for of, text in shown.items()]
     return lines + ([] if settings.others_of is None else [f"other fields: defaults of tersenet {settings.others_of}"])
+
+
+def _findings(provenance: dict[str, Any]) -> list[str]:
+    """What the method found out that is a number: one line for each finding that has any."""
+    lines = []
+    for name, facts in provenance.items():
+        numbers = facts.items() if isinstance(facts, dict) and name not in ("fields", "versions") else ()
+        shown = [f"{plain(key, 60)}={plain(value, 60)}" for key, value in numbers if isinstance(value, int | float)]
+        lines += [f"{plain(name, 60)} found: {', '.join(shown)}"] if shown else []
+    return lines
 
 
 def command(
@@ -69,7 +79,7 @@ def command(
         f"tensors; {summary.bits_per_weight:.3f} bits per quantised weight; batch norm: {summary.batch_norm}; "
         f"method: {plain(summary.provenance.get('method', 'unknown'), 200)}"
     )
-    for line in _lines(made_with):
+    for line in (*_lines(made_with), *_findings(summary.provenance)):
         print_line(line)
     if formats:
         found = storage(file, max_output=max_output)

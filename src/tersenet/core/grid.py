@@ -160,6 +160,67 @@ class FixedPoint(Grid):
         return self
 
 
+@dataclass(frozen=True)
+class BinaryBases(Grid):
+    """Sums of binary bases: `value = sum over i < count of (coordinate i if bit i of the code is set, else minus it)`.
+
+    Every group of weights has a count of its own, perhaps 0, and as many coordinates. The sum is made in fp32, in the
+    order of the bases, rounded after every operation. A coordinate is positive: the fp32 number whose bits are its
+    integer shifted left by `23 - mantissa`, so that it has `mantissa` bits after the leading one.
+
+    A row (everything after axis 0 in C order) is seen as `[blocks, group_size, stride]`; a group is what shares the
+    first and the last index, and groups are in the order (row, block, last index). Stride 1 makes groups of
+    consecutive weights, a stride of the kernel's size groups of one tap over input channels.
+
+    **Shapes**: `counts` `[rows, row / group_size]` (0 to 8), `coordinates` `[sum of counts]`.
+
+    >>> one = torch.tensor([0.5]).view(torch.int32) >> 23
+    >>> BinaryBases(torch.tensor([[1, 0]]), one, 0, 2, 1).decode(torch.tensor([[1, 0, 0, 0]]))
+    tensor([[ 0.5000, -0.5000,  0.0000,  0.0000]])
+    """
+
+    counts: Tensor
+    coordinates: Tensor
+    mantissa: int
+    group_size: int
+    stride: int
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """fp32 values of integer `codes`, same shape."""
+        bits = codes.reshape(len(self.counts), -1).to(torch.int32)
+        element = torch.arange(bits.shape[1])
+        group = element // self.run * self.stride + element % self.stride
+        values = torch.zeros(bits.shape)
+        for i, own in enumerate((self._table() << (23 - self.mantissa)).view(torch.float32).unbind(2)):
+            coordinate = own[:, group]
+            values += torch.where(bits >> i & 1 == 1, coordinate, -coordinate)
+        return values.reshape(codes.shape)
+
+    def part(self, dim: int, start: int, length: int) -> Grid:
+        """The grid of some rows, of some blocks of a row, or of a part of one block, where the groups turn."""
+        rows, groups = slice(None), torch.arange(self.counts.shape[1])
+        if dim == 0:
+            rows = slice(start, start + length)
+        else:
+            first, last = start // self.run, -(-(start + length) // self.run)
+            turned = (start + torch.arange(self.stride)) % self.stride
+            groups = (torch.arange(first, last).unsqueeze(1) * self.stride + turned).reshape(-1)
+        counts = self.counts[rows][:, groups]
+        table = self._table()[rows][:, groups]
+        return replace(self, counts=counts, coordinates=table[torch.arange(table.shape[2]) < counts.unsqueeze(2)])
+
+    @property
+    def run(self) -> int:
+        """The elements of a block."""
+        return self.group_size * self.stride
+
+    def _table(self) -> Tensor:
+        """The integers of coordinates, 0 where there is none. **Shapes**: `[rows, groups, bases]`."""
+        counts = self.counts.to(torch.int64).unsqueeze(2)
+        place = torch.arange(int(counts.max()) if counts.numel() else 0) < counts
+        return torch.zeros(place.shape, dtype=torch.int32).masked_scatter_(place, self.coordinates.to(torch.int32))
+
+
 def narrowest(codes: Tensor) -> Tensor:
     """Integers in the narrowest of int8, int16, int32 that holds all of them.
 

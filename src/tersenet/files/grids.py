@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ..errors import OutputError
-from .records import FLOATS, INTEGERS, Array, Encoded, Record, matrix
+from . import bases
+from .records import CODE_TYPES, FLOATS, INTEGERS, Array, Encoded, Record, matrix
 from .strict import MAX_SIZE, need
 
 INT32 = np.iinfo(np.int32)
@@ -217,5 +218,21 @@ GRIDS = {
         widths=_complement,
         check=_check_fixed,
         integers={"exponent": (-126, 126)},
+    ),
+    "bases": StoredGrid(
+        "BinaryBases",
+        {
+            "counts": FieldRule(("i8",), bases.in_range, coded=True),
+            "coordinates": FieldRule(CODE_TYPES, _fits, coded=True),
+        },
+        describe=bases.describe,
+        widths=bases.widths,
+        check=bases.check,
+        integers=bases.INTEGERS,
+        limits=bases.limits,
+        several=True,
+        split=bases.split,
+        join=bases.join,
+        weights=bases.weights,
     ),
 }

@@ -140,7 +140,9 @@ def _quantised(name: str, shape: tuple[int, ...], dtype: str, rest: list[Any]) -
 
 def _field(value: list[Any], rule: FieldRule, what: str) -> Field | Coded:
     if rule.coded:
-        return _coded(value, what)
+        found = _coded(value, what)
+        one_of(found.dtype, rule.dtypes, what)
+        return found
     need(len(value) == 2, f"{what} of unknown form")
     return Field(one_of(value[0], rule.dtypes, what), shape_of(value[1], what))
 

@@ -264,6 +264,8 @@ def _read_kept(reader: Reader, record: Record) -> KeptTensor:
 
 
 def _bytes(tensor: Tensor) -> bytes:
+    if not tensor.numel():  # some of these cannot be viewed as bytes
+        return b""
     raw: bytes = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
     return raw
 

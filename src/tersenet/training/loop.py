@@ -102,7 +102,7 @@ class _Loop:
         self.module, self.task, self.schedule, self.hooks, self.session = module, task, schedule, hooks, session
         self.processes = session.processes
         self.batches = task.split("train")
-        self.per_epoch = _count(self.batches) // self.processes.count
+        self.per_epoch = count_batches(self.batches) // self.processes.count
         if self.per_epoch == 0:
             raise InputError("the train split of the task is empty: give it at least one batch for every process")
         self.total, self.done = schedule.epochs * self.per_epoch, 0
@@ -242,7 +242,8 @@ def _check_labels(batch: Batch, outputs: Tensor) -> None:
             )
 
 
-def _count(batches: Any) -> int:
+def count_batches(batches: Any) -> int:
+    """How many batches a split has, by its length or by going through it."""
     try:
         return len(batches)
     except TypeError:
@@ -252,7 +253,7 @@ def _count(batches: Any) -> int:
 def samples(task: Task, split: str) -> int:
     """About how many samples a split holds: the number of its batches times the size of the first."""
     first = next(task.batches(split), None)
-    return 0 if first is None else _count(task.split(split)) * len(first)
+    return 0 if first is None else count_batches(task.split(split)) * len(first)
 
 
 def _not_finite(loss: float, step: int, total: int, run: Run | None) -> str:

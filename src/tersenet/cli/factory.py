@@ -78,12 +78,11 @@ def _find(where: str, option: str) -> Callable[..., Any]:
             module = importlib.import_module(place)
         except (ImportError, SyntaxError, ValueError, TypeError) as error:
             raise UsageError(f"{option} {where}: {error}; for a file write path/to/file.py:function") from error
-    found = getattr(module, name, None)
+    found: Callable[..., Any] | None = getattr(module, name, None)
     if not callable(found):
         has = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
         raise UsageError(f"{option} {where}: no function {name!r} there; it has {', '.join(has) or 'none'}")
-    function: Callable[..., Any] = found
-    return function
+    return found
 
 
 def _called(function: Callable[..., Any], where: str, arguments: list[str]) -> Any:

@@ -26,14 +26,30 @@ from . import Own, Table
 
 FP32_EPOCHS, FP32_LR = 6, 0.05
 SHORT = {
-    "groups": "kernel", "bases": 2, "mantissa": 3, "rounds": 1, "epochs": 0, "coordinate_epochs": 0, "refine": 4,
-    "latent": True, "lr": 2e-3,
-}  # fmt: skip
+    "groups": "kernel",
+    "bases": 2,
+    "mantissa": 3,
+    "rounds": 1,
+    "epochs": 0,
+    "coordinate_epochs": 0,
+    "refine": 4,
+    "latent": True,
+    "lr": 2e-3,
+}
 PUBLISHED = {0.4: (99.12, 76.0)}  # the paper's accuracy and ratio at its bits
 COLUMNS = (
-    "what", ">asked bits", ">seed", ">epochs", ">fp32 %", ">validation %", ">test %", ">bits", ">with coordinates",
-    ">file bytes", ">file ratio",
-)  # fmt: skip
+    "what",
+    ">asked bits",
+    ">seed",
+    ">epochs",
+    ">fp32 %",
+    ">validation %",
+    ">test %",
+    ">bits",
+    ">with coordinates",
+    ">file bytes",
+    ">file ratio",
+)
 
 
 @dataclass(frozen=True)
@@ -94,9 +110,16 @@ class Row:
         """As people see it, in the order of `COLUMNS`."""
         shares = (f"{100 * share:.2f}" for share in (self.fp32, self.validation, self.test))
         return (
-            self.what, self.asked_bits, self.seed, self.epochs, *shares, f"{self.bits:.3f}",
-            f"{self.bits_with_coordinates:.3f}", f"{self.file_bytes:,}", f"{self.file_ratio:.1f}",
-        )  # fmt: skip
+            self.what,
+            self.asked_bits,
+            self.seed,
+            self.epochs,
+            *shares,
+            f"{self.bits:.3f}",
+            f"{self.bits_with_coordinates:.3f}",
+            f"{self.file_bytes:,}",
+            f"{self.file_ratio:.1f}",
+        )
 
 
 def table(work: Path, nets: Sequence[str], seed: int, own: Own | None) -> Table:
@@ -149,9 +172,18 @@ def judged(point: Point, method: Method, place: Path, reference: nn.Module, task
     epochs = given["rounds"] * (given["epochs"] + given["coordinate_epochs"] + 1)
     epochs += given["refine"] + given["coordinate_epochs"] if given["refine"] else 0
     return Row(
-        point.what, point.bits, given["seed"], epochs, before.mean, scores["validation"], scores["test"],
-        facts["bits"], facts["bits_with_coordinates"], size.size, size.original_bytes / size.size,
-    )  # fmt: skip
+        point.what,
+        point.bits,
+        given["seed"],
+        epochs,
+        before.mean,
+        scores["validation"],
+        scores["test"],
+        facts["bits"],
+        facts["bits_with_coordinates"],
+        size.size,
+        size.original_bytes / size.size,
+    )
 
 
 def _write(found: Sequence[Row], path: Path) -> None:

@@ -206,7 +206,7 @@ def test_bad_input_is_a_clear_error(network: nn.Module, task: Task, tmp_path: Pa
         (InputError, "NaN", network, bad(task, images=x * float("nan")), {"act_bits": 4}),
         (TrainingError, "loss is nan", network, bad(task, images=x * float("nan")), {"bits": 32}),
         (InputError, "no targets and the network returns no loss", network, replace(task, train=[x]), {}),
-        (UsageError, "estimator='magic': expected 'ste'", network, task, {"estimator": "magic"}),
+        (UsageError, "estimator='magic': expected a text, 'ste'", network, task, {"estimator": "magic"}),
         (UsageError, "bits=9: expected an integer", network, task, {"bits": 9}),
         (UsageError, "act_bits=1: expected an integer", network, task, {"act_bits": 1}),
         (UsageError, "fold", network, task, {"bn": "fold"}),

@@ -69,7 +69,7 @@ class Cpq(TrainedMethod):
 
     bits: Annotated[int, Within(1, MOST, also=FULL)] = 4
     """Bits per weight, the most where widths are learned; 32 is full precision."""
-    act_bits: Annotated[int, Within(2, MOST, also=FULL)] = FULL
+    act_bits: Annotated[int, Within(2, MOST, also=FULL)] = 32
     """Bits per layer input; 32 leaves them unrounded."""
     jacobian: Literal["winner", "full"] = "winner"
     """Which probabilities pass on the gradient of a weight: the mode's (multi-class STE), or all."""

@@ -12,7 +12,6 @@ from ..core.levels import Integers, Levels
 from ..errors import UsageError
 from .powers import additive_magnitudes, power_magnitudes, with_signs, without_signs
 from .project import Rule, clipped
-from .quantizer import Quantizer
 from .weight import LearnedScale, Oscillation, least_squares_clip, over_units
 
 FIRST_CLIP = 3.0  # RCF's authors' first clip, in deviations

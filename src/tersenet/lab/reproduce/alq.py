@@ -75,7 +75,7 @@ class Point:
 SHORTER = (("refine", 1),)
 BY_COORDINATE = (*SHORTER, ("criterion", "coordinate"))
 POINTS = (
-    Point("loss-aware", 0.36),
+    Point("loss-aware", 0.34),
     Point("loss-aware", 0.25),
     Point("untrained", 0.3, changed=(("rounds", 0), ("refine", 0))),
     *(

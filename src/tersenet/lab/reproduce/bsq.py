@@ -5,11 +5,9 @@ every row start from the same weights, with the same rate, distillation and sum 
 in `rows.csv` in the work folder.
 """
 
-import csv
-import io
 from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +15,15 @@ import torch
 from torch import nn
 
 from ...analysis.evaluate import evaluate
-from ...api import compress_file, load, load_into
-from ...core.method import Method, RunFolder
+from ...api import load, load_into
 from ...core.task import Task
 from ...errors import UsageError
-from ...files.atomic import replacing_file
 from ...methods import get
 from ...report.size import storage
 from .. import images
 from ..fp32 import train_fp32
 from ..models import build
+from ..rows import trained_file, write_rows
 from . import Own, Table
 
 
@@ -111,20 +108,9 @@ def table(work: Path, nets: Sequence[str], seed: int, own: Own | None) -> Table:
     found: list[Row] = []
     for row in _all(work, nets or ("lenet5",), seed, own):
         found.append(row)
-        with replacing_file(work / "rows.csv", overwrite=True) as stream:
-            stream.write(_csv(found).encode())
+        write_rows(found, work / "rows.csv")
     title = f"BSQ, seed {seed}; drops against fp32 fine-tuned for as many epochs, test accuracy from the file"
     return Table(title, COLUMNS, [row.cells for row in found], [asdict(row) for row in found])
-
-
-def _csv(rows: list[Row]) -> str:
-    """The rows as text, numbers with at most four decimals."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, [each.name for each in fields(Row)], lineterminator="\n")
-    writer.writeheader()
-    for row in rows:
-        writer.writerow({key: round(v, 4) if isinstance(v, float) else v for key, v in asdict(row).items()})
-    return text.getvalue()
 
 
 def _all(work: Path, nets: Sequence[str], seed: int, own: Own | None) -> Iterator[Row]:
@@ -150,22 +136,13 @@ def rows(
     """The control, then every alpha; each is trained once, in a folder of its own, and goes on there."""
     shared: dict[str, Any] = {"lr": recipe.lr, "distill": recipe.distill, "seed": seed}
     control: dict[str, Any] = {"bits": 32, "kept_dtype": "exact", "epochs": recipe.epochs + recipe.refine}
-    place = made(folder / "control", weights, get("lsq")(**shared, **control), network, task)
+    place = trained_file(folder / "control", weights, get("lsq")(**shared, **control), network, task)
     reference = load_into(place, deepcopy(network))
     yield judged(name, None, place, reference, task, recipe, seed)
     for alpha in recipe.alphas:
         own: dict[str, Any] = {"alpha": alpha, "epochs": recipe.epochs, "refine": recipe.refine}
-        place = made(folder / f"alpha-{alpha:g}", weights, get("bsq")(**shared, **own), network, task)
+        place = trained_file(folder / f"alpha-{alpha:g}", weights, get("bsq")(**shared, **own), network, task)
         yield judged(name, alpha, place, reference, task, recipe, seed)
-
-
-def made(run: Path, weights: Path, method: Method, network: nn.Module, task: Task) -> Path:
-    """The file of a training in the folder `run`, made or finished if it is not there."""
-    place = run.with_name(f"{run.name}.terse")
-    if not place.is_file():
-        kept = RunFolder(run, (run / "run.json").is_file())
-        compress_file(weights, place, method, module=network, task=task, run=kept)
-    return place
 
 
 def judged(

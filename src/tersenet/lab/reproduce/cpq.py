@@ -5,12 +5,10 @@ distillation; drops are to it. "same levels" takes the widths that "learned leve
 same seed, for as many epochs. Rows that are finished are in `rows.csv` in the work folder.
 """
 
-import csv
-import io
 import json
 from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +16,17 @@ import torch
 from torch import Tensor, nn
 
 from ...analysis.evaluate import evaluate
-from ...api import compress_file, load, load_into
-from ...core.method import Method, RunFolder
+from ...api import load, load_into
+from ...core.method import Method
 from ...core.model import QTensor
 from ...core.task import Task
 from ...errors import UsageError
-from ...files.atomic import replacing_file
 from ...methods import get
 from ...report.size import storage
 from .. import images
 from ..fp32 import train_fp32
 from ..models import build
+from ..rows import trained_file, write_rows
 from . import Own, Table
 
 
@@ -117,20 +115,9 @@ def table(work: Path, nets: Sequence[str], seed: int, own: Own | None) -> Table:
     found: list[Row] = []
     for row in _all(work, nets, seed, own):
         found.append(row)
-        with replacing_file(work / "rows.csv", overwrite=True) as stream:
-            stream.write(_csv(found).encode())
+        write_rows(found, work / "rows.csv")
     title = f"CPQ, seed {seed}; drops against fp32 fine-tuned for as many epochs, test split, from the file"
     return Table(title, COLUMNS, [row.cells for row in found], [asdict(row) for row in found])
-
-
-def _csv(rows: list[Row]) -> str:
-    """The rows as text, numbers with at most four decimals."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, [each.name for each in fields(Row)], lineterminator="\n")
-    writer.writeheader()
-    for row in rows:
-        writer.writerow({key: round(v, 4) if isinstance(v, float) else v for key, v in asdict(row).items()})
-    return text.getvalue()
 
 
 def _all(work: Path, nets: Sequence[str], seed: int, own: Own | None) -> Iterator[Row]:
@@ -159,11 +146,11 @@ def rows(
     """The control, CPQ without and with DropBits, other methods, learned levels and the same levels of every seed; each
     is trained once, in a folder of its own, and goes on there."""
     control = chosen(recipe, "lsq", seed, bits=32, act_bits=32, kept_dtype="exact")
-    place = made(folder / "control", weights, control, network, task)
+    place = trained_file(folder / "control", weights, control, network, task)
     reference = load_into(place, deepcopy(network))
 
     def row(label: str, run: str, method: Method, seed: int = seed) -> Row:
-        place = made(folder / run, weights, method, network, task)
+        place = trained_file(folder / run, weights, method, network, task)
         return judged(name, label, place, reference, task, recipe, seed)
 
     yield judged(name, "fp32", place, reference, task, recipe, seed)
@@ -186,15 +173,6 @@ def chosen(recipe: Recipe, name: str, seed: int, **more: Any) -> Method:
         epochs = {"epochs": recipe.epochs, "refine": recipe.refine}
     shared = {"lr": recipe.lr, "distill": recipe.distill, "seed": seed}
     return get(name)(**{**shared, **epochs, **recipe.levels, **more})
-
-
-def made(run: Path, weights: Path, method: Method, network: nn.Module, task: Task) -> Path:
-    """The file of a training in the folder `run`, made or finished if it is not there."""
-    place = run.with_name(f"{run.name}.terse")
-    if not place.is_file():
-        kept = RunFolder(run, (run / "run.json").is_file())
-        compress_file(weights, place, method, module=network, task=task, run=kept)
-    return place
 
 
 def judged(name: str, label: str, place: Path, reference: nn.Module, task: Task, recipe: Recipe, seed: int) -> Row:

@@ -1,7 +1,6 @@
 """ALQ as a whole: that no weight stands after the bases, average bits, budgets, resuming, and what is refused."""
 
 import copy
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import tersenet
+from stopped_training import Batches, Stopped
 from tersenet.cli import main
 from tersenet.core.grid import BinaryBases
 from tersenet.core.method import Job, RunFolder
@@ -149,27 +149,6 @@ def test_the_file_gives_the_values_back_from_planes(small: nn.Module, task: Task
     for name, grid in grids(compact).items():
         assert torch.equal(back.tensors[name].dequantize(), compact.tensors[name].dequantize())
         assert bool((grid.coordinates > 0).all()) and int(grid.counts.min()) == 0
-
-
-class Stopped(Exception):
-    """Raised in the middle of a training."""
-
-
-class Batches:
-    """A loader that shuffles, and fails at batch number `at`."""
-
-    def __init__(self, batches: list[Any], at: int) -> None:
-        self.batches, self.left = batches, at
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __iter__(self) -> Iterator[Any]:
-        for i in torch.randperm(len(self.batches)).tolist():
-            self.left -= 1
-            if self.left == 0:
-                raise Stopped
-            yield self.batches[i]
 
 
 def test_a_training_stopped_in_any_part_goes_on_to_the_same_bytes(

@@ -3,7 +3,6 @@
 import copy
 import logging
 import math
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from torch.nn import functional as F
 import tersenet
 from every_method import example
 from last_network import check_law
+from stopped_training import Batches, Stopped
 from tersenet.analysis.evaluate import evaluate
 from tersenet.core.method import Job, RunFolder
 from tersenet.core.model import CompressedModel, KeptTensor, QTensor
@@ -127,27 +127,6 @@ def test_biases_are_kept_or_penalised_without_reweighing(network: nn.Module, tas
 def test_widths_that_are_given_stay_and_count_the_sign(network: nn.Module, task: Task) -> None:
     small = compressed(network, task, alpha=2e-3, layer_bits={"conv3.weight": 4, "conv1.weight": 2})
     assert {"conv1.weight": 1, "conv3.weight": 3}.items() <= small.provenance["bsq"]["planes"].items()
-
-
-class Stopped(Exception):
-    """Raised in the middle of a training."""
-
-
-class Batches:
-    """A loader that shuffles, and fails at batch number `at`."""
-
-    def __init__(self, batches: list[Any], at: int) -> None:
-        self.batches, self.left = batches, at
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __iter__(self) -> Iterator[Any]:
-        for i in torch.randperm(len(self.batches)).tolist():
-            self.left -= 1
-            if self.left == 0:
-                raise Stopped
-            yield self.batches[i]
 
 
 def test_a_stopped_training_goes_on_to_the_same_bytes_in_both_phases_and_starts_another(

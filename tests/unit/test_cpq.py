@@ -2,7 +2,6 @@
 
 import copy
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from torch import nn
 import tersenet
 from every_method import example
 from last_network import check_law
+from stopped_training import Batches, Stopped
 from tersenet import methods
 from tersenet.analysis.evaluate import evaluate
 from tersenet.cli import main
@@ -161,27 +161,6 @@ def test_the_knob_is_bits_or_the_penalty_where_bits_are_learned() -> None:
     assert (fixed.knob.field, fixed.untrained) == ("bits", Cpq(epochs=0))
     assert (learns.knob.field, learns.untrained) == ("penalty", None)
     assert list(learns.knob.values) == sorted(learns.knob.values) and learns.at(0.07).penalty == 0.07  # type: ignore[attr-defined]
-
-
-class Stopped(Exception):
-    """Raised in the middle of a training."""
-
-
-class Batches:
-    """Batches in a new order every round, that fail at number `at`."""
-
-    def __init__(self, batches: list[Any], at: int) -> None:
-        self.batches, self.left = batches, at
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __iter__(self) -> Iterator[Any]:
-        for i in torch.randperm(len(self.batches)).tolist():
-            self.left -= 1
-            if self.left == 0:
-                raise Stopped
-            yield self.batches[i]
 
 
 @pytest.mark.parametrize("fields", [{"dropbits": True, "act_bits": 3}, {"heterogeneous": True, "refine": 1}], ids=str)

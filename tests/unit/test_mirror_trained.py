@@ -2,7 +2,6 @@
 
 import copy
 import math
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 import tersenet
 from every_method import example
 from last_network import check_law
+from stopped_training import Batches, Stopped
 from tersenet.cli import main
 from tersenet.core.grid import Codebook
 from tersenet.core.method import Job, RunFolder
@@ -137,27 +137,6 @@ def test_ones_own_loop_may_begin_as_in_the_paper(network: nn.Module) -> None:
     assert {each.name for each in attach.quantizers(net)} >= {"conv1.weight", "linear.bias"}
     assert not network.bn1.weight.requires_grad  # type: ignore[union-attr]
     assert not torch.allclose(tersenet.detach(net).conv2.weight, before)  # type: ignore[union-attr]
-
-
-class Stopped(Exception):
-    """Raised in the middle of a training."""
-
-
-class Batches:
-    """A loader that shuffles, and fails at batch number `at`."""
-
-    def __init__(self, batches: list[Any], at: int) -> None:
-        self.batches, self.left = batches, at
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __iter__(self) -> Iterator[Any]:
-        for i in torch.randperm(len(self.batches)).tolist():
-            self.left -= 1
-            if self.left == 0:
-                raise Stopped
-            yield self.batches[i]
 
 
 @pytest.mark.parametrize(

@@ -96,10 +96,11 @@ def cifar10(folder: str | None = None, batch: int = 128, augment: bool = True) -
     return _task(partial(read_cifar10, place), 45_000, batch, CIFAR10, {"shift": 4, "flip": True} if augment else {})
 
 
-def mnist(folder: str | None = None, batch: int = 128, normalise: bool = True) -> Task:
-    """MNIST: 54,000 training images, 6,000 for validation, 10,000 for test; pixels in [0, 1] if not normalised."""
+def mnist(folder: str | None = None, batch: int = 128, normalise: bool = True, shift: int = 0) -> Task:
+    """MNIST: 54,000 training images, shifted by up to `shift` pixels, 6,000 for validation, 10,000 for test; pixels in
+    [0, 1] if not normalised."""
     place = data_folder(folder)
-    return _task(partial(read_mnist, place), 54_000, batch, MNIST if normalise else UNIT, {})
+    return _task(partial(read_mnist, place), 54_000, batch, MNIST if normalise else UNIT, {"shift": shift})
 
 
 def _task(

@@ -9,6 +9,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,9 @@ class Recipe:
 
 THREE = {"bits": 3, "act_bits": 3}
 RECIPES = {
-    "lenet5": Recipe(images.mnist, 8, 0.05, 3, 1, 0.01, 0.5, {**THREE, "first_last": "same"}, ("lsq",), seeds=3),
+    "lenet5": Recipe(
+        partial(images.mnist, shift=2), 8, 0.05, 8, 2, 0.01, 0.5, {**THREE, "first_last": "same"}, ("lsq",), seeds=3
+    ),
     "resnet20": Recipe(images.cifar10, 100, 0.1, 8, 1, 0.02, 0.5, {**THREE, "first_last": "8"}, ("lsq", "apot")),
 }
 OWN = Recipe(Task, 0, 0.0, 4, 1, 0.01, 0.5, {**THREE, "first_last": "8"}, ("lsq",), seeds=1)

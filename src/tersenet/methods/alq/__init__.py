@@ -12,9 +12,9 @@ steps again, may keep `latent` weights (a loss-aware straight-through step), as 
 Departures (Qu et al. 2020): the rounds go to `bits` by equal factors, where the authors' leave what `e^-pr` leaves;
 worth is counted per bit, because groups of layers differ in size; every tensor keeps one basis; rates fall along a
 cosine in each round; coordinates are stored, and used, with `mantissa` bits. `groups` of `pixel` fall back to whole
-filters below 16 input channels. Inputs (`act_bits`) are rounded to learned uniform levels: the authors' code rounds
-none. Tensors in `layer_bits` keep that many bases and are not in the average. Needs the network's code and training
-data.
+filters below 16 input channels. Inputs (`act_bits`) are rounded to learned uniform levels or, with `act_grid` bases, to
+sums of `act_bits` learned bases around a learned centre (see `inputs`): the authors' code rounds none. Tensors in
+`layer_bits` keep that many bases and are not in the average. Needs the network's code and training data.
 """
 
 import math
@@ -34,17 +34,19 @@ from ...core.model import QTensor
 from ...errors import UsageError
 from ...network.kept import smallest_batch_norm
 from ...quantizers import attach
-from ...quantizers.activation import InputQuantizer, Range
+from ...quantizers.activation import InputQuantizer, InputRounder, Range
 from ...quantizers.bases import BASES
 from ...training.loop import Schedule, count_batches
 from ...training.method import Target, TrainedMethod
 from ...training.phases import Phase
 from ...training.processes import Processes
+from .inputs import SummedInput
 from .optimizer import LossAware, Pruning
 from .pruning import Criterion, Pool, average, check_goal, prune
 from .sums import SumOfBases
 
 MOST = 8  # bases of a group
+MOST_INPUT = 4  # bases of an input
 LONGEST = 512  # weights of a group whose size nobody gave
 CHANNELS = 16  # from which on the weights of one tap make a group
 FULL = 32  # bits from which on inputs are not rounded
@@ -89,10 +91,12 @@ class Alq(TrainedMethod):
     """Refine with full-precision weights after the bases, without which signs of few bases hardly change."""
     criterion: Criterion = "loss"
     """Which bases go first: those that the loss needs least for their bits, or the smallest coordinates."""
-    act_bits: Annotated[int, Within(2, 8, also=32)] = 32
+    act_bits: Annotated[int, Within(1, 8, also=32)] = 32
     """Bits per layer input; 32 leaves them unrounded."""
+    act_grid: Literal["uniform", "bases"] = "uniform"
+    """What inputs are rounded to: 2 to 8 bits of uniform levels, or sums of 1 to 4 learned bases."""
     act_range: Range = "lsq"
-    """How ranges of inputs are found: learned (lsq, rcf, pact) or observed."""
+    """How ranges of uniform inputs are found: learned (lsq, rcf, pact) or observed."""
     lr: Annotated[float, Within(above=0)] = 1e-3
     optimizer: Literal["adamw"] = "adamw"
     """Of what has no bases: AMSGrad with a decay of its own, as for the bases."""
@@ -100,6 +104,11 @@ class Alq(TrainedMethod):
     def check(self) -> None:
         """Numbers of bases that there are."""
         check_widths(self.layer_bits, 1, MOST)
+        least, most = (1, MOST_INPUT) if self.act_grid == "bases" else (2, MOST)
+        if self.rounds_inputs and not least <= self.act_bits <= most:
+            raise UsageError(
+                f"act_bits={self.act_bits}: inputs on {self.act_grid} levels have {least} to {most}, or 32: unrounded"
+            )
 
     @property
     def knob(self) -> Knob:
@@ -161,10 +170,12 @@ class Alq(TrainedMethod):
             f"give one that does, such as {', '.join(map(str, sorted(near)))}, or leave it out"
         )
 
-    def input_quantizer(self, target: Target) -> InputQuantizer | None:
-        """Uniform levels of `act_bits` bits, but for the first layer and the last."""
+    def input_quantizer(self, target: Target) -> InputRounder | None:
+        """Levels of `act_bits` bits, but for the first layer and the last."""
         if not self.rounds_inputs or target.first_or_last:
             return None
+        if self.act_grid == "bases":
+            return SummedInput(self.act_bits)
         return InputQuantizer(self.act_range, partial(BASES["uniform"].inputs, self.act_bits))
 
     def make_optimizer(self, network: nn.Module, schedule: Schedule) -> torch.optim.Optimizer:

@@ -24,6 +24,7 @@ from tersenet.errors import UsageError
 from tersenet.files.checkpoint import open_module
 from tersenet.lab.digits import make_task
 from tersenet.lab.models import build
+from tersenet.training.processes import Processes
 
 WHOLE: dict[str, bytes] = {}  # what a training gives that nobody stops, by what is done against oscillation
 
@@ -138,24 +139,44 @@ def test_a_training_starts_from_the_latent_weights_of_another(network: nn.Module
         list(moved.compress(Job(source, network, task, RunFolder(tmp_path / "c", start=tmp_path))))
 
 
+LAUNCH = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
+
+
+def launched(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
+    """A command in two processes that train together."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run([*LAUNCH, *command], cwd=folder, env=environment, timeout=600, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done
+
+
 @pytest.mark.slow
-def test_two_processes_train_together(checkpoint: Path, tmp_path: Path) -> None:
+def test_two_processes_train_one_network(checkpoint: Path, tmp_path: Path) -> None:
     flags = ["--model", "digits", "--task", "digits", "--method", "lsq", "--bits", "3", "--epochs", "2"]
-    alone = [
-        "--cpu",
-        "--num_processes",
-        "2",
-        "--num_machines",
-        "1",
-        "--mixed_precision",
-        "no",
-        "--dynamo_backend",
-        "no",
-    ]
-    launch = [sys.executable, "-m", "accelerate.commands.launch", *alone, "-m", "tersenet", "compress"]
-    command = [*launch, str(checkpoint), "-o", str(tmp_path / "x.terse"), *flags]
-    subprocess.run(command, check=True, cwd=tmp_path, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=300)
+    launched(tmp_path, "-m", "tersenet", "compress", str(checkpoint), "-o", str(tmp_path / "x.terse"), *flags)
     assert evaluate(tersenet.load(tmp_path / "x.terse").apply_to(build("digits")), make_task()).metric.mean > 0.9
+
+
+@pytest.mark.slow
+def test_every_method_ends_with_the_same_weights_in_both_processes(tmp_path: Path) -> None:
+    launched(tmp_path, str(Path(__file__).parents[1] / "outside" / "in_two_processes.py"), str(tmp_path))
+    first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
+    assert first == second and len(set(first.values())) > 5
+
+
+def test_processes_that_nothing_joins_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    accelerate = pytest.importorskip("accelerate")
+
+    class Alone:
+        num_processes = 1
+
+        def __init__(self, **_: object) -> None:
+            pass
+
+    monkeypatch.setattr(accelerate, "Accelerator", Alone)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UsageError, match="2 processes were launched, of which accelerate joins 1"):
+        Processes()
 
 
 def test_training_from_a_file_without_batch_norm_statistics_is_refused(

@@ -17,7 +17,7 @@ def is_main() -> bool:
 
 
 class Processes:
-    """The processes that train together: `accelerate launch -m tersenet compress ...` starts them."""
+    """The processes that train together: `torchrun -m tersenet compress ...` starts them, or `accelerate launch`."""
 
     def __init__(self) -> None:
         self.count, self.rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
@@ -27,7 +27,12 @@ class Processes:
                 from accelerate import Accelerator
             except ImportError as error:
                 raise UsageError("several processes need accelerate: pip install 'tersenet[train]'") from error
-            self._accelerator = Accelerator()
+            self._accelerator = Accelerator(cpu=not torch.cuda.is_available())
+            if self._accelerator.num_processes != self.count:
+                raise UsageError(
+                    f"{self.count} processes were launched, of which accelerate joins "
+                    f"{self._accelerator.num_processes}: each would train alone on a part of the data"
+                )
         found = "cuda" if torch.cuda.is_available() else "cpu"
         self.device: torch.device = self._accelerator.device if self._accelerator else torch.device(found)
 

@@ -28,14 +28,14 @@ def sketched(groups: Tensor, most: int) -> Bases:
     groups = groups.double()
     count, size = groups.shape
     bases = Bases(
-        torch.zeros(count, size, dtype=torch.int16, device=groups.device),
+        torch.zeros(count, size, dtype=torch.int32, device=groups.device),
         groups.new_zeros(count, most),
         torch.zeros(count, most, dtype=torch.bool, device=groups.device),
     )
     residual, power = groups, groups.square().sum(1)
     for i in range(most):
         bases.alive[:, i] = residual.square().sum(1) > SMALL * power
-        bases.codes.bitwise_or_((residual >= 0).to(torch.int16) << i)
+        bases.codes.bitwise_or_((residual >= 0).to(torch.int32) << i)
         bases.coordinates.copy_(fitted(bases, groups, torch.ones_like(groups)))
         residual = groups - summed(bases)
     return packed(positive(Bases(bases.codes, bases.coordinates.float(), bases.alive)))
@@ -64,7 +64,7 @@ def summed(bases: Bases) -> Tensor:
 def nearest(coordinates: Tensor, target: Tensor) -> Tensor:
     """The basis step: for every weight the signs whose sum is nearest to its target, which is where a diagonal
     quadratic is least. **Shapes**: `[G, I]`, `[G, n]` -> codes `[G, n]`."""
-    patterns = torch.arange(1 << coordinates.shape[1], dtype=torch.int16, device=target.device)
+    patterns = torch.arange(1 << coordinates.shape[1], dtype=torch.int32, device=target.device)
     table = summed(Bases(patterns.expand(len(coordinates), -1), coordinates, coordinates > 0))
     values, order = table.sort(dim=1, stable=True)
     middles = ((values[:, 1:] + values[:, :-1]) / 2).contiguous()
@@ -74,8 +74,8 @@ def nearest(coordinates: Tensor, target: Tensor) -> Tensor:
 def positive(bases: Bases) -> Bases:
     """The same sums with no coordinate below 0: where one is, it and the signs of its basis change."""
     negative = bases.coordinates < 0
-    bits = torch.arange(negative.shape[1], dtype=torch.int16, device=negative.device)
-    flips = (negative.to(torch.int16) << bits).sum(1, keepdim=True, dtype=torch.int16)
+    bits = torch.arange(negative.shape[1], dtype=torch.int32, device=negative.device)
+    flips = (negative.to(torch.int32) << bits).sum(1, keepdim=True, dtype=torch.int32)
     return Bases(bases.codes ^ flips, bases.coordinates.abs(), bases.alive)
 
 
@@ -85,7 +85,7 @@ def packed(bases: Bases) -> Bases:
     alive, coordinates = bases.alive.gather(1, order), bases.coordinates.gather(1, order)
     codes = torch.zeros_like(bases.codes)
     for i in range(order.shape[1]):
-        bit = (bases.codes >> order[:, i : i + 1].to(torch.int16)) & alive[:, i : i + 1].to(torch.int16)
+        bit = (bases.codes >> order[:, i : i + 1].to(torch.int32)) & alive[:, i : i + 1].to(torch.int32)
         codes.bitwise_or_(bit << i)
     return Bases(codes, coordinates * alive, alive)
 
@@ -99,5 +99,5 @@ def rounded(coordinates: Tensor, alive: Tensor, mantissa: int) -> Tensor:
 
 def _signs(bases: Bases) -> Tensor:
     """The bases as +1 and -1. **Shapes**: -> `[G, n, I]`."""
-    bits = torch.arange(bases.coordinates.shape[1], dtype=torch.int16, device=bases.codes.device)
+    bits = torch.arange(bases.coordinates.shape[1], dtype=torch.int32, device=bases.codes.device)
     return (bases.codes.unsqueeze(2) >> bits & 1).to(bases.coordinates.dtype).mul_(2).sub_(1)

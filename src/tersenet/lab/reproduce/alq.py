@@ -1,10 +1,8 @@
 """Qu et al. 2020: LeNet-5 on MNIST as sums of binary bases below one bit, and what pruning by the loss is worth."""
 
-import csv
-import io
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +14,12 @@ from ...api import compress_file, load, load_into
 from ...core.method import Method, RunFolder
 from ...core.task import Task
 from ...errors import UsageError
-from ...files.atomic import replacing_file
 from ...files.summary import summarize
 from ...methods import get
 from .. import images
 from ..fp32 import train_fp32
 from ..models import build
+from ..rows import write_rows
 from . import Own, Table
 
 FP32_EPOCHS, FP32_LR = 6, 0.05
@@ -77,6 +75,7 @@ BY_COORDINATE = (*SHORTER, ("criterion", "coordinate"))
 POINTS = (
     Point("loss-aware", 0.34),
     Point("loss-aware", 0.25),
+    Point("loss-aware, inputs on 2 bases", 0.34, changed=(("act_bits", 2), ("act_grid", "bases"))),
     Point("untrained", 0.3, changed=(("rounds", 0), ("refine", 0))),
     *(
         point
@@ -144,7 +143,7 @@ def table(work: Path, nets: Sequence[str], seed: int, own: Own | None) -> Table:
     found: list[Row] = []
     for row in rows(network, task, weights, work, seed):
         found.append(row)
-        _write(found, work / "alq.csv")
+        write_rows(found, work / "alq.csv")
     published = ", ".join(f"{share} % and {ratio:g}x at {bits}" for bits, (share, ratio) in PUBLISHED.items())
     title = f"ALQ, seed {seed}; ratios to fp32, accuracies from the file (the paper's LeNet-5: {published} bits)"
     return Table(title, COLUMNS, [row.cells for row in found], [asdict(row) for row in found])
@@ -184,14 +183,3 @@ def judged(point: Point, method: Method, place: Path, reference: nn.Module, task
         size.size,
         size.original_bytes / size.size,
     )
-
-
-def _write(found: Sequence[Row], path: Path) -> None:
-    """The rows as CSV, with five digits."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(field.name for field in fields(Row))
-    for row in found:
-        writer.writerow(f"{value:.5g}" if isinstance(value, float) else value for value in vars(row).values())
-    with replacing_file(path, overwrite=True) as stream:
-        stream.write(text.getvalue().encode())

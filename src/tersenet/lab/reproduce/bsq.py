@@ -44,9 +44,9 @@ class Recipe:
 
 RECIPES = {
     "lenet5": Recipe(images.mnist, 4, 0.05, 3, 2),
-    "resnet20": Recipe(images.cifar10, 100, 0.1, 2, 2, alphas=(2e-3, 2.5e-3, 3e-3)),
+    "resnet20": Recipe(images.cifar10, 100, 0.1, 2, 2, alphas=(3e-3, 2.5e-3, 2e-3)),
 }
-OWN = Recipe(Task, 0, 0.0, 2, 2, alphas=(2e-3, 2.5e-3, 3e-3))
+OWN = Recipe(Task, 0, 0.0, 2, 2, alphas=(3e-3, 2.5e-3, 2e-3))
 PUBLISHED = {("resnet20", 5e-3): 14.24}  # the paper's ratio, without the sign, with 4-bit activations
 
 COLUMNS = (

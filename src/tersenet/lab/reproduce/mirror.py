@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
-from dataclasses import asdict, astuple, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import islice, product
 from pathlib import Path
@@ -31,6 +31,7 @@ from ...training.run import run_of
 from .. import images
 from ..fp32 import train_fp32
 from ..models import build
+from ..rows import write_rows
 from . import Own, Table
 
 MAIN = ("md-tanh", "md-softmax", "binaryconnect")
@@ -175,9 +176,7 @@ def table(work: Path, nets: Sequence[str], seed: int, own: Own | None) -> Table:
     found: list[Row] = []
     for row in _all_rows(work, nets or tuple(RECIPES), seed, own):
         found.append(row)
-        with replacing_file(work / "mirror.csv", overwrite=True) as stream:
-            lines = [[each.name for each in fields(Row)], *map(astuple, found)]
-            stream.write("".join(f"{','.join(map(str, line))}\n" for line in lines).encode())
+        write_rows(found, work / "mirror.csv")
     title = f"mirror descent, from seed {seed}; test accuracy from the file, drops against fp32"
     return Table(title, COLUMNS, [row.cells for row in found], [asdict(row) for row in found])
 

@@ -6,37 +6,64 @@ import numpy as np
 import numpy.typing as npt
 
 from .stream import put_varint, zigzag
-from .symbols import Model, Values, grouped
+from .symbols import Model, Values, cut, grouped
 from .table import MAX_SYMBOLS, Ints, frequencies, lengths
 
-SAMPLE = 1 << 18  # groups are judged on the first so many integers
+SAMPLE = 1 << 18  # groups are judged on about so many integers
+RUN = 6  # that lie side by side in a sample: whole groups of 2 and of 3
 EXCEPTION_BITS = 20  # what one exception is taken to cost
 SIZES = (32, 31, 23, 15, 11, 7, 5, 3)  # windows tried
 
 
-def choose(values: Ints, counts: Ints, codes: Values) -> tuple[Model, int]:
-    """The cheapest model without trellis for a histogram of distinct sorted `values`, and its cost in 1/256 bit.
+def choose(values: Ints, counts: Ints) -> tuple[Model, int]:
+    """The cheapest model without groups and trellis for a histogram of distinct sorted `values`, and its cost in
+    1/256 bit."""
+    return min(_ungrouped(values, counts), key=lambda pair: pair[1])
 
-    `codes` are the integers themselves, of which a sample decides about groups (none are tried if it is empty); the
-    tables of a grouped model still have to be set from `group_counts` of all codes.
+
+def choose_grouped(values: Ints, counts: Ints, codes: Values, chunk_symbols: int) -> tuple[Model, int]:
+    """What `choose` says, or a model of groups that is cheaper for `codes`, of which this is the histogram.
+
+    A sample of the codes says which groups are worth counting, all of them what they cost.
     """
-    best = min(_ungrouped(values, counts), key=lambda pair: pair[1])
-    if len(codes) and best[0].split == 0 and best[1] < 3 * 256 * len(codes):
-        sample = codes[: SAMPLE - SAMPLE % 6]
-        for group, size in ((2, 5), (3, 3)):
-            for window in _windows(values, counts, 0, (size,)):
-                model = replace(window, group=group)
-                model, bits = _with_table(model, [group_counts(sample, model)])
-                cost = bits * len(codes) // len(sample) + _around(model, values, counts)
-                best = min(best, (model, cost), key=lambda pair: pair[1])
-    return best
+    plain = choose(values, counts)
+    if plain[0].split or plain[1] >= 3 * 256 * len(codes):
+        return plain
+    best, sample = plain, sampled(codes, chunk_symbols)
+    for group, size in ((2, 5), (3, 3)):
+        for window in _windows(values, counts, 0, (size,)):
+            model = replace(window, group=group)
+            model, bits = _with_table(model, [group_counts([sample], model)])
+            cost = bits * len(codes) // len(sample) + _around(model, values, counts)
+            best = min(best, (model, cost), key=lambda pair: pair[1])
+    if best is plain:
+        return plain
+    grouped_model = replace(best[0], mirrored=False)
+    model, bits = _with_table(grouped_model, [group_counts(cut(codes, chunk_symbols), grouped_model)])
+    return min(plain, (model, bits + _around(model, values, counts)), key=lambda pair: pair[1])
 
 
-def group_counts(codes: Values, model: Model) -> Ints:
-    """How often each grouped symbol occurs in `codes`."""
-    clamped = np.clip(codes, model.low, model.low + model.size - 1)
-    symbols = grouped((clamped - model.low).astype(np.uint8), model)
-    return np.bincount(symbols, minlength=model.alphabet)
+def sampled(codes: Values, chunk_symbols: int) -> Values:
+    """About `SAMPLE` of the codes from all over: runs of `RUN` that begin where groups do, at odd distances, so that
+    no period is missed; all codes if they are few."""
+    per_chunk = chunk_symbols // RUN
+    if len(codes) <= SAMPLE or not per_chunk:
+        return codes
+    runs = len(codes) // chunk_symbols * per_chunk + len(codes) % chunk_symbols // RUN
+    stride = -(-runs // (SAMPLE // RUN))
+    strata = np.arange(runs // stride, dtype=np.int64)
+    drawn = strata * stride + (strata * 2654435761 >> 8 & 0xFFFF) % stride
+    starts = drawn // per_chunk * chunk_symbols + drawn % per_chunk * RUN
+    return codes[(starts[:, None] + np.arange(RUN)).reshape(-1)]
+
+
+def group_counts(parts: list[Values], model: Model) -> Ints:
+    """How often each grouped symbol occurs in `parts`, which group on their own."""
+    counts = np.zeros(model.alphabet, np.int64)
+    for part in parts:
+        clamped = np.clip(part, model.low, model.low + model.size - 1)
+        counts += np.bincount(grouped((clamped - model.low).astype(np.uint8), model), minlength=model.alphabet)
+    return counts
 
 
 def choose_trellis(indices: Values, classes: npt.NDArray[np.uint8], plain: bool) -> tuple[Model, int]:

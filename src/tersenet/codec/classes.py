@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import kernels
-from .choice import SAMPLE, choose
+from .choice import choose, choose_grouped, sampled
 from .coder import Chunks, Coder, Numbers, Offer
 from .stream import CodecError, Stream, get_varint, put_varint
 from .symbols import Kind, Model, Values, cut, fits, parse
@@ -21,7 +21,7 @@ INDEX = 8  # bytes that they must win: the index says more, too
 
 
 class Classes(Coder):
-    """Classes in windows, and low bits; of many integers only where that wins on the first of them."""
+    """Classes in windows, and low bits; of many integers only where that wins on a sample of them."""
 
     id, name = 3, "classes"
 
@@ -32,13 +32,15 @@ class Classes(Coder):
         kinds, kind_counts, low = class_histogram(numbers.values, numbers.counts)
         if len(kinds) == 1:
             return None
-        bits = choose(kinds, kind_counts, np.zeros(0, np.int64))[1] + low * 256
+        bits = choose(kinds, kind_counts)[1] + low * 256
         if bits > best.stream.size * 8 * (256 + 16):
             return None
-        if len(numbers.flat) > SAMPLE and numbers.trial(numbers.flat[:SAMPLE]).coder != self.id:
+        sample = sampled(numbers.flat, numbers.chunk_symbols)
+        if len(sample) < len(numbers.flat) and numbers.trial(sample).coder != self.id:
             return None
         classes = classes_of(numbers.flat)
-        model, parts = windowed(classes, choose(kinds, kind_counts, classes)[0], numbers.chunk_symbols)
+        model, _ = choose_grouped(kinds, kind_counts, classes, numbers.chunk_symbols)
+        parts = windowed(classes, model, numbers.chunk_symbols)
         flat, own = (cut(each, numbers.chunk_symbols) for each in (numbers.flat, classes))
         each = zip(parts, flat, own, strict=True)
         chunks = [put_varint(len(part)) + part + pack_low(codes, kinds) for part, codes, kinds in each]

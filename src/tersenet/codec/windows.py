@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import kernels
-from .choice import choose, choose_trellis, group_counts
+from .choice import choose_grouped, choose_trellis
 from .coder import Chunks, Coder, Numbers, Offer
 from .parallel import in_parallel
 from .stream import CodecError, Stream
@@ -23,7 +23,7 @@ class Rans(Coder):
 
     def offer(self, numbers: Numbers, best: Offer) -> Offer | None:
         """The model's own estimate."""
-        model, bits = choose(numbers.values, numbers.counts, numbers.flat)
+        model, bits = choose_grouped(numbers.values, numbers.counts, numbers.flat, numbers.chunk_symbols)
         path = _path(numbers, min(bits, best.bits)) if numbers.codes.ndim == 2 else None
         if path is not None:
             return path
@@ -108,16 +108,13 @@ def constant_stream(value: int, count: int, chunk_symbols: int) -> Stream:
     return Stream(Rans.id, constant_params(value), (), chunk_symbols, count)
 
 
-def windowed(flat: Values, model: Model, chunk_symbols: int) -> tuple[Model, list[bytes]]:
-    """The model (with the tables of its groups), and the chunks of a stream without trellis."""
-    parts = cut(flat, chunk_symbols)
-    if model.group > 1:  # chunks group on their own
-        model = model.with_counts([np.sum([group_counts(part, model) for part in parts], axis=0)])
-    return model, in_parallel(lambda part: _encode_chunk(part, model), parts)
+def windowed(flat: Values, model: Model, chunk_symbols: int) -> list[bytes]:
+    """The chunks of a stream without trellis."""
+    return in_parallel(lambda part: _encode_chunk(part, model), cut(flat, chunk_symbols))
 
 
 def _stream(numbers: Numbers, model: Model) -> Stream:
-    model, chunks = windowed(numbers.flat, model, numbers.chunk_symbols)
+    chunks = windowed(numbers.flat, model, numbers.chunk_symbols)
     return Stream(Rans.id, model.to_bytes(), tuple(chunks), numbers.chunk_symbols, len(numbers.flat))
 
 

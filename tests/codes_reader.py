@@ -10,7 +10,7 @@ import numpy as np
 PLAIN = {"F64": "f8", "F32": "f4", "F16": "f2", "I64": "i8", "I32": "i4", "I16": "i2", "I8": "i1", "U8": "u1",
          "BOOL": "?", "BF16": "u2"}  # fmt: skip
 
-FIELDS = ("scale", "zero_point", "offset", "values", "counts", "coordinates")
+FIELDS = ("scale", "zero_point", "offset", "values", "rows", "columns", "counts", "coordinates")
 
 
 def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str], dict[str, Any]]:
@@ -61,6 +61,8 @@ def decoded(codes: np.ndarray, facts: dict[str, Any], fields: dict[str, np.ndarr
         return np.ldexp(codes.astype(np.float32), facts["exponent"])
     if facts["kind"] == "bases":
         return summed(codes, facts, **fields)
+    if facts["kind"] == "outer":
+        return by_rows_and_columns(codes, facts["mantissa"], **fields)
     shape, axis = codes.shape, facts.get("axis")
 
     def spread(field: np.ndarray) -> np.ndarray:
@@ -80,6 +82,15 @@ def decoded(codes: np.ndarray, facts: dict[str, Any], fields: dict[str, np.ndarr
         found = table[(*channel, codes)]
         found = found * spread(fields["scale"]) if "scale" in fields else found
     return found + spread(fields["offset"]) if "offset" in fields else found
+
+
+def by_rows_and_columns(codes: np.ndarray, mantissa: int, scale: np.ndarray, **fields: np.ndarray) -> np.ndarray:
+    factor = {
+        name: ((127 << 23) + (field.astype(np.int32) << (23 - mantissa))).view(np.float32) for name, field in fields.items()
+    }
+    step = scale * factor["rows"].reshape(-1, *[1] * (codes.ndim - 1)) if "rows" in factor else scale
+    found = codes.astype(np.float32) * step
+    return found * factor["columns"].reshape(-1, *[1] * (codes.ndim - 2)) if "columns" in factor else found
 
 
 def summed(codes: np.ndarray, facts: dict[str, Any], counts: np.ndarray, coordinates: np.ndarray) -> np.ndarray:

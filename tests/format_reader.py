@@ -19,7 +19,8 @@ DTYPES = {
 }  # fmt: skip
 FLOATS = ("f64", "f32", "f16", "bf16")
 INTEGERS = ("i64", "i32", "i16", "i8", "u64", "u32", "u16", "u8")
-ORDER = {"uniform": ("scale", "zero_point", "offset"), "codebook": ("values", "scale", "offset"), "fixed": ()}
+ORDER = {"uniform": ("scale", "zero_point", "offset"), "codebook": ("values", "scale", "offset"), "fixed": (),
+         "outer": ("scale", "rows", "columns")}  # fmt: skip
 TYPES = {"zero_point": INTEGERS, "values": FLOATS + INTEGERS, "scale": FLOATS, "offset": FLOATS}
 HEAD = '{"__metadata__":{"format":"terse","version":"1"},"terse":{"dtype":"U8","shape":[%d],"data_offsets":[0,%d]}}'
 MEMBERS = {
@@ -182,24 +183,22 @@ def quantised(entry: list[Any], take: Any) -> np.ndarray:
     assert isinstance(chunks, list)
     per_chunk = whole(entry[8], 65536, 1 << 20) if len(entry) == 9 else 1 << 20
     check_grid(grid, shaped(shape), dtype)
-    parts = {}
-    size = sum(prod(grid[n][1]) * np.dtype(DTYPES[grid[n][0]]).itemsize for n in ORDER[grid["kind"]] if n in grid)
-    data = take(size + whole(params) + sum(whole(chunk) for chunk in chunks))
-    at = 0
-    for name in ORDER[grid["kind"]]:
-        if name in grid:
-            array = np.empty(grid[name][1], DTYPES[grid[name][0]])
-            parts[name] = single(np.frombuffer(data[at : at + array.nbytes], array.dtype), grid[name][0], name).reshape(
-                array.shape
-            )
-            at += array.nbytes
-    head, at = data[at : at + params], at + params
+    parts = {name: field(name, grid[name], take) for name in ORDER[grid["kind"]] if name in grid}
+    data = take(whole(params) + sum(whole(chunk) for chunk in chunks))
+    head, at = data[:params], params
     pieces = []
     for length in chunks:
         pieces.append(data[at : at + length])
         at += length
     codes = np.array(decode(whole(coder), head, pieces, per_chunk, shape, kind), np.int64).reshape(shape)
     return values(grid, parts, codes)
+
+
+def field(name: str, entry: list[Any], take: Any) -> np.ndarray:
+    if name in ("rows", "columns"):
+        return coded(entry, take)
+    array = np.empty(entry[1], DTYPES[entry[0]])
+    return single(np.frombuffer(take(array.nbytes), array.dtype), entry[0], name).reshape(array.shape)
 
 
 def coded(entry: list[Any], take: Any) -> np.ndarray:
@@ -246,6 +245,12 @@ def check_grid(grid: Any, shape: list[int], dtype: str) -> None:
         assert names == {"exponent"}
         whole(grid["exponent"], -126, 126)
         return
+    if kind == "outer":
+        assert {"scale", "mantissa"} <= names <= {*ORDER[kind], "mantissa"} and len(shape) > 1 and prod(shape)
+        assert len(grid["scale"]) == 2 and grid["scale"][0] in FLOATS and grid["scale"][1] == []
+        assert all(grid[key][1] == [shape[axis]] for axis, key in enumerate(("rows", "columns")) if key in grid)
+        whole(grid["mantissa"], 0, 10)
+        return
     assert names <= {*ORDER[kind], "axis", "group_size"} and not {"axis", "group_size"} <= names
     given = {name: shaped(grid[name][1]) for name in ORDER[kind] if name in grid}
     assert all(len(grid[name]) == 2 and grid[name][0] in TYPES[name] for name in given)
@@ -267,6 +272,14 @@ def values(grid: dict[str, Any], parts: dict[str, np.ndarray], codes: np.ndarray
     shape = codes.shape
     if grid["kind"] == "fixed":
         return codes.astype(np.float32) * np.float32(2.0) ** grid["exponent"]
+    if grid["kind"] == "outer":
+        scale, ahead = parts["scale"], codes.ndim - 1
+        if "rows" in parts:
+            scale = scale * factors(parts["rows"], grid["mantissa"]).reshape(-1, *[1] * ahead)
+        found = codes.astype(np.float32) * scale
+        if "columns" in parts:
+            found = found * factors(parts["columns"], grid["mantissa"]).reshape(-1, *[1] * (ahead - 1))
+        return found
     if grid["kind"] == "codebook":
         assert not codes.size or (codes.min() >= 0 and codes.max() < parts["values"].shape[-1])
         if parts["values"].ndim == 2:
@@ -282,6 +295,11 @@ def values(grid: dict[str, Any], parts: dict[str, np.ndarray], codes: np.ndarray
             codes = codes - spread(zero, grid, shape)
         found = codes.astype(np.float32) * spread(parts["scale"], grid, shape)
     return found + spread(parts["offset"], grid, shape) if "offset" in parts else found
+
+
+def factors(numbers: np.ndarray, mantissa: int) -> np.ndarray:
+    assert all(abs(n) <= 60 * 2**mantissa for n in numbers.tolist())
+    return (127 * 2**23 + numbers * 2 ** (23 - mantissa)).astype("<i4").view("<f4")
 
 
 def spread(part: np.ndarray, grid: dict[str, Any], shape: tuple[int, ...]) -> np.ndarray:

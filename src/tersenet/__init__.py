@@ -8,6 +8,7 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from .on_import import when_imported
 from .version import __version__
 
 if TYPE_CHECKING:
@@ -90,6 +91,15 @@ __all__ = [
     "penalty",
     "save",
 ]
+
+
+def _register() -> None:
+    from . import hugging_face
+
+    hugging_face.register()
+
+
+when_imported("transformers.quantizers.auto", _register)  # so that it loads what `compress FOLDER -o SMALL/` writes
 
 
 def __getattr__(name: str) -> Any:

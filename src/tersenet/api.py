@@ -16,8 +16,10 @@ from .core.task import Task
 from .errors import UsageError
 from .files.atomic import check_output
 from .files.checkpoint import Checkpoint, Where, checkpoint_at, open_checkpoint, open_module
+from .files.packed_folder import check_packable, is_packed, names_folder
 from .files.terse import Effort, Writing, check_writing, write
 from .files.terse import load as open_terse
+from .files.transformers_names import fitted
 from .network.tables import marked, say_computed
 from .training.processes import is_main
 
@@ -89,6 +91,7 @@ def compress_file(
 ) -> int:
     """Compress the checkpoint at `path` into the file `output`, one tensor at a time; return the file's bytes.
 
+    An `output` that ends in a slash is a folder that transformers loads after `import tersenet`.
     `run` is where a training keeps its checkpoints, and what it starts from. Only the main one of several processes
     writes; the others return 0. `writing` is how a file is written, as for `save`.
 
@@ -99,6 +102,8 @@ def compress_file(
     check_output(output, checkpoint_at(path).path, overwrite=writing.get("overwrite", False))
     source, network = open_inputs(path, module)
     check_method(method, source, run)
+    if names_folder(output):
+        check_packable(source.attachments)
     say_computed(source, method)
     pieces = method.compress(Job(source, network, task and task.for_method(), run))
     if not is_main():
@@ -154,8 +159,8 @@ def load_into(path: Where, module: nn.Module, *, max_output: int | None = None) 
     ...     size = save(compress(torch.nn.Linear(64, 64), "rtn", bits=4), f"{folder}/net.terse")
     ...     net = load_into(f"{folder}/net.terse", torch.nn.Linear(64, 64, device="meta"))
     """
-    if (file := checkpoint_at(path).file).suffix == ".terse":
-        return load(file, max_output=max_output).apply_to(module).eval()
+    if is_packed(file := checkpoint_at(path).file):
+        return fitted(load(file, max_output=max_output), module).apply_to(module).eval()
     return _filled(module, open_checkpoint(path, module))
 
 

@@ -8,7 +8,7 @@ import torch
 from tersenet import Codebook, CompressedModel, KeptTensor, QTensor, Uniform
 from tersenet.codec.trellis import NEXT, code_of
 from tersenet.core.activation import Activation
-from tersenet.core.grid import BinaryBases, FixedPoint
+from tersenet.core.grid import BinaryBases, FixedPoint, Outer
 from tersenet.core.levels import Integers, Points
 from tersenet.core.model import Entry
 from tersenet.files.terse import save
@@ -20,7 +20,7 @@ def entries() -> dict[str, Entry]:
     def gauss(*shape: int, width: float = 2.0) -> np.ndarray:
         return np.round(rng.standard_normal(shape) * width)
 
-    def q(codes: np.ndarray, grid: Uniform | Codebook | FixedPoint, kind: torch.dtype = torch.int8) -> QTensor:
+    def q(codes: np.ndarray, grid: Uniform | Codebook | FixedPoint | Outer, kind: torch.dtype = torch.int8) -> QTensor:
         return QTensor(torch.from_numpy(np.ascontiguousarray(codes)).to(kind), grid)
 
     def path(plain: bool) -> np.ndarray:
@@ -46,6 +46,7 @@ def entries() -> dict[str, Entry]:
     own = np.random.default_rng(1)  # the others are older
     mixed = own.standard_t(0.6, (40, 30)).clip(-30_000, 30_000).astype(int) * (own.random((40, 30)) < 0.2)
     mixed[0, 0] = -(2**15)
+    late = np.random.default_rng(3)
     return {
         "window": q(gauss(6, 90), Uniform(scales, axis=0)),
         "groups": q(
@@ -73,6 +74,10 @@ def entries() -> dict[str, Entry]:
         "bases": bases(np.array([[2, 0, 1], [0, 0, 8]]), 40, 1, 10),
         "bases of taps": bases(np.array([[1, 0, 0, 3], [0, 1, 0, 0]]), 24, 2, 3),
         "no bases": bases(np.zeros((3, 2), np.int64), 10, 1, 0),
+        "rows and columns": q(
+            late.integers(-5, 6, (6, 7, 2)), Outer(torch.tensor(0.01), torch.arange(-9, 9, 3).short(), torch.arange(7).short() - 3, 3)
+        ),
+        "columns": q(late.integers(-5, 6, (5, 9)), Outer(torch.tensor(0.5).half(), None, torch.arange(-4, 5, dtype=torch.int8), 0)),
         "kept": KeptTensor(torch.from_numpy(gauss(9)).half(), torch.float32, "fewer than 2 dimensions"),
         "kept zstd": KeptTensor(torch.arange(300) // 50, torch.int64, "dtype int64"),
         "kept constant": KeptTensor(torch.ones(40), torch.float32, "fewer than 2 dimensions"),

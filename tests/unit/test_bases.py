@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tersenet.core import grid as grids
+from tersenet.core import pieces
 from tersenet.core.grid import BinaryBases
 from tersenet.core.model import CompressedModel, QTensor
 from tersenet.errors import FormatError, OutputError
@@ -86,7 +86,7 @@ def test_large_tensors_are_decoded_in_pieces(case: str, rows: int, monkeypatch: 
         entry = QTensor(entry.codes.reshape(1, -1, 1), one)
     whole = entry.dequantize()
     for piece in (71, 33, 7, 1):
-        monkeypatch.setattr(grids, "PIECE", piece)
+        monkeypatch.setattr(pieces, "PIECE", piece)
         assert torch.equal(entry.dequantize(), whole)
 
 

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 from tersenet.cli import main as command_line
 from tersenet.core import grid as grids
+from tersenet.core import pieces
 from tersenet.core.model import CompressedModel, QTensor
 from tersenet.errors import FormatError, OutputError, SizeLimitError
 from tersenet.files.grids import GRIDS, kind_of
@@ -96,7 +97,7 @@ def test_codes_are_written_with_every_field(file: Path, tmp_path: Path) -> None:
 def test_large_tensors_are_decoded_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = sums().dequantize()
     for piece in (1000, 100, 50):
-        monkeypatch.setattr(grids, "PIECE", piece)
+        monkeypatch.setattr(pieces, "PIECE", piece)
         assert torch.equal(sums().dequantize(), whole)
 
 

@@ -9,11 +9,12 @@ import torch
 
 from tersenet import codec
 from tersenet.cli.output import plain
-from tersenet.core import grid as grids
+from tersenet.core import pieces
 from tersenet.core.activation import Activation
-from tersenet.core.grid import Codebook, FixedPoint, Grid, Uniform, decode_to
+from tersenet.core.grid import Codebook, FixedPoint, Grid, Outer, Uniform
 from tersenet.core.levels import Integers
 from tersenet.core.model import CompressedModel, Entry, KeptTensor, QTensor
+from tersenet.core.pieces import decode_to
 from tersenet.errors import OutputError, SizeLimitError, TersenetError
 from tersenet.files.boundary import reading
 from tersenet.files.terse import load, save
@@ -108,7 +109,7 @@ SHAPES = [(5000,), (1, 3000), (3, 500), (1, 1, 7, 200), (40, 50), (4, 1, 300), (
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_decoding_in_pieces_gives_the_same_values(shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(grids, "PIECE", 64)
+    monkeypatch.setattr(pieces, "PIECE", 64)
     make = torch.Generator().manual_seed(0)
     codes = torch.randint(-3, 4, shape, dtype=torch.int8, generator=make)
 
@@ -116,6 +117,9 @@ def test_decoding_in_pieces_gives_the_same_values(shape: tuple[int, ...], monkey
         return torch.rand(size, generator=make) + 0.5
 
     every: list[Grid] = [Uniform(HALF), FixedPoint(-3)]
+    if len(shape) > 1:
+        rows, columns = (torch.randint(-9, 9, (size,), generator=make) for size in shape[:2])
+        every += [Outer(HALF, rows, columns, 3), Outer(HALF, rows, None, 0), Outer(HALF, None, columns, 10)]
     for axis, size in enumerate(shape):
         every += [Uniform(field(size), torch.tensor(3), field(size), axis=axis)]
         every += [Codebook(field(7), field(size), HALF, axis=axis), Codebook(field(size, 7), axis=axis)]

@@ -26,7 +26,9 @@ PASS_ON = {"ignore_unknown_options": True, "allow_extra_args": True}
 def command(
     context: typer.Context,
     checkpoint: Annotated[Path, typer.Argument(help=".safetensors, .pt, .ckpt, ... or a Hugging Face folder.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.")],
+    output: Annotated[
+        str, typer.Option("--output", "-o", help="The file to write, or FOLDER/ for a folder that transformers loads.")
+    ],
     method: Annotated[str, typer.Option(help="A name (see `tersenet methods`) or FILE.py:Class.")] = DEFAULT_METHOD,
     model: Annotated[
         str | None,
@@ -59,6 +61,8 @@ def command(
     from ..api import compress_file
     from ..core.method import RunFolder
     from ..errors import UsageError
+    from ..files.names import container_of
+    from ..files.packed_folder import file_beside, names_folder
     from ..files.summary import summarize
     from ..search.within import compress_within
     from .factory import make_model, make_task
@@ -99,7 +103,8 @@ def command(
                 task_name=task_name,
                 on_message=print_message,
             )
-        report(outcome, output, as_json, time.perf_counter() - started)
+        place = file_beside(output) if names_folder(output) else Path(output)
+        report(outcome, place, as_json, time.perf_counter() - started)
         return
     if time_limit is not None:
         raise UsageError("--time-limit is for a search: give --max-drop or --max-bytes")
@@ -110,9 +115,10 @@ def command(
     if not size:
         return  # one of several processes, and not the one that writes
     seconds = time.perf_counter() - started
+    written = container_of(Path(output))
     summary = summarize(output, max_output=1 << 62)
     facts = {
-        "output": str(output),
+        "output": str(written),
         "bytes": size,
         "original_bytes": summary.original_bytes,
         "ratio": summary.original_bytes / size,
@@ -124,6 +130,6 @@ def command(
         print_json(facts)
     else:
         print(
-            f"{output}: {size:,} bytes, {facts['ratio']:.2f} times smaller than the tensors of {checkpoint.name} "
+            f"{written}: {size:,} bytes, {facts['ratio']:.2f} times smaller than the tensors of {checkpoint.name} "
             f"({summary.original_bytes:,}); {summary.bits_per_weight:.3f} bits per quantised weight; {seconds:.1f} s"
         )

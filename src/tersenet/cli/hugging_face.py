@@ -49,8 +49,10 @@ def network(where: str, beside: Sequence[Path], changes: Mapping[str, Any]) -> "
 
 def _config(places: Sequence[Path], where: str) -> bytes:
     """The content of the first config.json: in a folder, beside a file, or attached to a `.terse` file."""
+    from ..files.packed_folder import is_packed
+
     for place in places:
-        if place.suffix == ".terse" and place.is_file():
+        if is_packed(place):
             from ..api import load
 
             attached = load(place).attachments

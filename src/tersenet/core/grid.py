@@ -161,6 +161,55 @@ class FixedPoint(Grid):
 
 
 @dataclass(frozen=True)
+class Outer(Grid):
+    """Equally spaced values whose step is a product: `value = code * (scale * row) * column`, in fp32.
+
+    A `row` belongs to an index of dimension 0, a `column` to one of dimension 1. Both are factors of few bits: the
+    integer n stands for the fp32 number whose bits are those of 1 plus n shifted left by `23 - mantissa`, so 0 is 1 and
+    `2^mantissa` steps double it (linear in between). `scale * row` is rounded to fp32, then every product.
+
+    **Shapes**: `scale` `[]`, `rows` `[shape[0]]`, `columns` `[shape[1]]`, both integers of at most `60 * 2^mantissa`
+    either way; either may be absent: factors of 1.
+
+    >>> Outer(torch.tensor(0.5), torch.tensor([0, 4]), torch.tensor([0, -8]), 2).decode(torch.ones(2, 2))
+    tensor([[0.5000, 0.1250],
+            [1.0000, 0.2500]])
+    """
+
+    scale: Tensor
+    rows: Tensor | None = None
+    columns: Tensor | None = None
+    mantissa: int = 3
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """fp32 values of integer `codes`, same shape."""
+        scale = self.scale.to(torch.float32)
+        if self.rows is not None:
+            scale = scale * _along(factors(self.rows, self.mantissa), codes.shape, 0)
+        values = codes.to(torch.float32).mul_(scale)
+        if self.columns is not None:
+            values.mul_(_along(factors(self.columns, self.mantissa), codes.shape, 1))
+        return values
+
+    def part(self, dim: int, start: int, length: int) -> Grid:
+        """The grid of some rows or some columns."""
+        if dim == 0 and self.rows is not None:
+            return replace(self, rows=self.rows[start : start + length])
+        if dim == 1 and self.columns is not None:
+            return replace(self, columns=self.columns[start : start + length])
+        return self
+
+
+def factors(numbers: Tensor, mantissa: int) -> Tensor:
+    """The fp32 factors that integers stand for, see `Outer`.
+
+    >>> factors(torch.tensor([-4, 0, 1, 2]), 2)
+    tensor([0.5000, 1.0000, 1.2500, 1.5000])
+    """
+    return ((127 << 23) + (numbers.to(torch.int32) << (23 - mantissa))).view(torch.float32)
+
+
+@dataclass(frozen=True)
 class BinaryBases(Grid):
     """Sums of binary bases: `value = sum over i < count of (coordinate i if bit i of the code is set, else minus it)`.
 
@@ -230,49 +279,6 @@ def narrowest(codes: Tensor) -> Tensor:
     low, high = (int(codes.min()), int(codes.max())) if codes.numel() else (0, 0)
     kinds = (torch.int8, torch.int16, torch.int32)
     return codes.to(next(kind for kind in kinds if torch.iinfo(kind).min <= low and high <= torch.iinfo(kind).max))
-
-
-PIECE = 1 << 22  # elements that are decoded at a time
-
-
-def decode_to(grid: Grid, codes: Tensor, dtype: torch.dtype) -> Tensor:
-    """`grid.decode(codes)` rounded to `dtype`, with no more than a few million fp32 values beside the result.
-
-    >>> decode_to(FixedPoint(-3), torch.tensor([-4, 1]), torch.float16)
-    tensor([-0.5000,  0.1250], dtype=torch.float16)
-    """
-    if codes.numel() <= PIECE:
-        return grid.decode(codes).to(dtype)
-    out = torch.empty(codes.shape, dtype=dtype)
-    _fill(grid, codes, out)
-    return out
-
-
-def _fill(grid: Grid, codes: Tensor, out: Tensor) -> None:
-    """Decode `codes` into `out`, cut along their first dimension that is not 1 until the pieces are small."""
-    if codes.numel() <= PIECE:
-        out.copy_(grid.decode(codes))
-        return
-    dim = next(i for i, size in enumerate(codes.shape) if size > 1)
-    if dim and grid.run is not None:
-        _fill_row(grid, grid.run, codes.reshape(1, -1), out.view(1, -1))
-        return
-    size = codes.shape[dim]
-    step = max(1, PIECE * size // codes.numel())
-    for start in range(0, size, step):
-        length = min(step, size - start)
-        _fill(grid.part(dim, start, length), codes.narrow(dim, start, length), out.narrow(dim, start, length))
-
-
-def _fill_row(grid: Grid, run: int, codes: Tensor, out: Tensor) -> None:
-    """Decode one row, cut where runs end, or inside of one run."""
-    start, row = 0, codes.shape[1]
-    while start < row:
-        whole = (start + PIECE) // run * run  # the last end of a run that is near enough
-        aligned = whole > start and start % run == 0
-        stop = min(row, whole if aligned else min(start + PIECE, (start // run + 1) * run))
-        out[:, start:stop] = grid.part(1, start, stop - start).decode(codes[:, start:stop])
-        start = stop
 
 
 def _each(grid: G, cut: Callable[[Tensor], Tensor]) -> G:

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from ..errors import KeyMismatchError
 from .activation import Activation, round_input
-from .grid import Grid, decode_to
+from .grid import Grid
+from .pieces import decode_to
 
 Module = TypeVar("Module", bound=nn.Module)
 

@@ -37,7 +37,7 @@ def open_folder(folder: Path, attach: tuple[str, ...] = ()) -> FileSource | Stat
     """
     source = _weights(folder)
     shards = source.layout["shards"]
-    attachments = _attachments(folder, shards, attach)
+    attachments = other_files(folder, shards, attach)
     try:
         check_layout(source.layout, [*source.specs, *source.aliases], attachments)
     except ValueError as error:
@@ -97,8 +97,8 @@ def _of(folder: Path, shards: list[str]) -> FileSource:
     return replace(source, layout={**source.layout, "shards": names})
 
 
-def _attachments(folder: Path, shards: Collection[str], attach: tuple[str, ...]) -> dict[str, bytes]:
-    """The other files of a model folder; one line says which are left out, and why."""
+def other_files(folder: Path, shards: Collection[str], attach: tuple[str, ...] = ()) -> dict[str, bytes]:
+    """The files of a model folder beside its shards; one line says which are left out, and why."""
     files = _files(folder, bool(attach))
     roots, out = _roots(folder), {}
     for name in list(files):

@@ -128,6 +128,8 @@ SCALE = FieldRule(FLOATS, lambda values: _finite(values) and bool(values.all()))
 OFFSET = FieldRule(FLOATS, _finite)
 ZERO_POINT = FieldRule(INTEGERS, _fits)
 VALUES = FieldRule(FLOATS + INTEGERS, _finite)
+FACTORS = FieldRule(CODE_TYPES, _fits, coded=True)
+MOST_OCTAVES = 60  # either way, of a factor
 PLACE = {"axis": (0, MAX_SIZE), "group_size": (1, MAX_SIZE)}
 
 
@@ -158,6 +160,21 @@ def _check_codebook(record: Record) -> None:
 
 def _check_fixed(record: Record) -> None:
     need("exponent" in record.integers, "no exponent")
+
+
+def _check_outer(record: Record) -> None:
+    need(record.count > 0 and len(record.shape) > 1, "rows and columns of nothing")
+    need(set(record.integers) == {"mantissa"} and "scale" in record.fields, "a field is missing")
+    places = {"scale": (), "rows": record.shape[:1], "columns": record.shape[1:2]}
+    need(all(part.shape == places[name] for name, part in record.fields.items()), "a grid for another shape")
+
+
+def _factor_limits(record: Record, fields: Arrays) -> list[Ends | None]:
+    """Any code. **Raises** `ValueError` for a factor beyond 2^60 either way."""
+    most = MOST_OCTAVES << record.integers["mantissa"]
+    found = (ends_of(fields[name]) for name in ("rows", "columns") if name in fields)
+    need(all(-most <= ends[0] and ends[1] <= most for ends in found if ends), "a factor that is too small or large")
+    return [None]
 
 
 def _per_unit(record: Record) -> str:
@@ -218,6 +235,15 @@ GRIDS = {
         widths=_complement,
         check=_check_fixed,
         integers={"exponent": (-126, 126)},
+    ),
+    "outer": StoredGrid(
+        "Outer",
+        {"scale": SCALE, "rows": FACTORS, "columns": FACTORS},
+        describe=lambda record: f"{record.fields['scale'].dtype} by {' and '.join([*record.fields][1:]) or 'nothing'}",
+        widths=_complement,
+        check=_check_outer,
+        integers={"mantissa": (0, 10)},
+        limits=_factor_limits,
     ),
     "bases": StoredGrid(
         "BinaryBases",

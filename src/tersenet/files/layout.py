@@ -112,10 +112,8 @@ def _kept(name: str, shape: tuple[int, ...], dtype: str, rest: list[Any]) -> Rec
 def _quantised(name: str, shape: tuple[int, ...], dtype: str, rest: list[Any]) -> Record:
     grid = rest[0]
     need(dtype in FLOATS, f"{name}: quantised, but of dtype {dtype}")
-    need(
-        isinstance(grid, dict) and isinstance(grid.get("kind"), str) and grid["kind"] in GRIDS,
-        f"{name}: an unknown grid: upgrade tersenet",
-    )
+    need(isinstance(grid, dict) and isinstance(grid.get("kind"), str), f"{name}: a grid without a kind")
+    need(grid["kind"] in GRIDS, f"{name}: an unknown grid {grid['kind']!r}: upgrade tersenet")
     row = GRIDS[grid["kind"]]
     integers, fields = {}, {}
     for key, value in grid.items():

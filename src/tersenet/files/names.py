@@ -3,12 +3,15 @@
 Numpy and torch stay out: `inspect` checks names, too.
 """
 
+import os
 import re
 from collections.abc import Collection, Iterable, Mapping
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import Any
 
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+CONTAINER = "model.terse.safetensors"  # of a compressed folder
 ADAPTER, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 SHARDS = (".safetensors", ".bin")
 WEIGHTS = (
@@ -27,6 +30,11 @@ CODE = (
 LONGEST, DEEPEST = 1024, 32  # bytes of a name, its parts
 PART = 255  # bytes of one part
 MISLEADING = re.compile("[\0-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")  # text is not what it looks like
+
+
+def container_of(path: Path) -> Path:
+    """The file at `path`, or the container in the folder there."""
+    return path / CONTAINER if os.path.isdir(path) else path
 
 
 def check_paths(names: Iterable[str]) -> None:

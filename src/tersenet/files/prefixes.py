@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from ..core.method import TensorSource
 from ..core.model import TensorSpec, tied_names
 from ..errors import CheckpointError
+from .transformers_names import names_in
 
 WRAPPED = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 LONGEST = 1000  # characters that prefixes may add to a name
@@ -72,14 +73,22 @@ def renamed(
 
     **Raises** `CheckpointError` for a prefix or a glob that matches nothing, for a prefix that is ambiguous, and for
     two tensors that would have one name.
+
+    Where `module` is a network of transformers and transformers would find all its tensors, names are as it finds them.
     """
     names = [*source.specs, *source.aliases]
     for glob in ignore_keys:
         if not any(fnmatchcase(name, glob) for name in names):
             raise CheckpointError(f"ignore_keys={glob!r} matches no tensor; the first are {_first(names)}")
     names = [name for name in names if not any(fnmatchcase(name, glob) for glob in ignore_keys)]
-    new, prefix = _stripped(names, module, strip_prefix, common)
-    extra = [] if module is None else _extra_buffers(source, new, module)
+    renames = None if strip_prefix is not None else names_in(module, names)
+    if renames is None or module is None or not _covers(module, set(renames.values())):
+        renames = None
+        new, prefix = _stripped(names, module, strip_prefix, common)
+        extra = [] if module is None else _extra_buffers(source, new, module)
+    else:  # transformers knows what it had other names for
+        new, prefix = {name: renames.get(name, name) for name in names}, ""
+        extra = [name for name in names if name not in renames]
     kept = {to: name for name, to in new.items() if name not in set(extra)}
     if len(kept) + len(extra) < len(names):
         twice = next(to for to, count in Counter(new.values()).items() if count > 1)
@@ -88,7 +97,8 @@ def renamed(
             f'{" and ".join(both)} would both be called {twice}: give strip_prefix="" or ignore_keys="{both[1]}"'
         )
     said = [f"{prefix} is taken off names"] if prefix else []
-    said += [f"left out, as the module has no such buffers: {_first(extra)}"] if extra else []
+    said += [f"left out, as the module has no such buffers: {_first(extra)}"] if extra and renames is None else []
+    said += [f"left out, as transformers does with this class: {_first(extra)}"] if extra and renames else []
     if list(kept) == [*source.specs, *source.aliases] and list(kept.values()) == list(kept):
         return source, ""
     return _taken(source, kept), "; ".join(said)

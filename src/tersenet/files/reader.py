@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from threading import Lock
 from typing import Any, BinaryIO, TypeVar
 
 import xxhash
@@ -24,6 +25,7 @@ from .layout import (
     parse_index,
 )
 from .limits import Limit
+from .names import container_of
 from .records import ZSTD_BYTES, Array, Encoded, Record
 from .strict import check_bools, parse_json
 from .writer import header, prefix
@@ -39,14 +41,14 @@ def stored_batch_norm(bn: str) -> str:
 
 
 class Reader:
-    """An open container; sections are read and checked when something in them is asked for.
+    """An open container, that of a folder too; sections are read and checked when something in them is asked for.
 
     **Raises** `FormatError` (or a more precise child) if the file is damaged, foreign or newer; `SizeLimitError` if its
     tensors decode to more bytes than `limits` allows it and `max_output` does not say that they may.
     """
 
     def __init__(self, path: str | Path, max_output: int | None = None) -> None:
-        self.path = Path(path)
+        self.path = container_of(Path(path))
         try:
             with self.path.open("rb") as stream:
                 self.size = stream.seek(0, 2)
@@ -58,6 +60,7 @@ class Reader:
         index = self.index
         self._limit.check(index)
         self._held: dict[int, bytes] = {}
+        self._lock = Lock()
 
     @property
     def batch_norm(self) -> str:
@@ -219,7 +222,8 @@ class Reader:
         return self._section(section)[at : at + size] if size else b""
 
     def _section(self, number: int) -> bytes:
-        if number not in self._held:
+        data = self._held.get(number)  # several threads may read: what one drops, another holds
+        if data is None:
             position, size = self._sections[number]
             with self.path.open("rb") as stream:
                 stream.seek(position)
@@ -229,10 +233,11 @@ class Reader:
                 raise ChecksumError(
                     self._says(f"is damaged between bytes {position} and {position + size + len(tail)}: copy it again")
                 )
-            if sum(map(len, self._held.values())) + size > HELD:
-                self._held.clear()
-            self._held[number] = data
-        return self._held[number]
+            with self._lock:
+                if sum(map(len, self._held.values())) + size > HELD:
+                    self._held.clear()
+                self._held[number] = data
+        return data
 
     def _says(self, what: str) -> str:
         return f"{self.path} {what}"

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from io import RawIOBase
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, TypedDict
@@ -19,6 +20,7 @@ from ..errors import UsageError
 from .atomic import replacing_file
 from .boundary import reading
 from .grids import GRIDS, check_codes, check_fields, ends_of, kind_of
+from .packed_folder import names_folder, unpacked, write_packed
 from .reader import Reader, stored_batch_norm
 from .records import CONSTANT_BYTES, RAW_BYTES, ZSTD_BYTES, Array, Coded, Field, Record
 from .strict import check_bools, one_of
@@ -63,7 +65,8 @@ def check_writing(writing: Writing) -> None:
 
 
 def save(model: CompressedModel, path: str | Path, *, overwrite: bool = False, effort: str = "fast") -> int:
-    """Write `model` to `path` and return the file's size in bytes.
+    """Write `model` to `path` and return the file's size in bytes. A path that ends in a slash is a folder for
+    transformers: the model must come from one.
 
     **Raises** `OutputError` if `path` exists (without `overwrite`), cannot be written, or could not be read again; then
     nothing has changed.
@@ -83,8 +86,10 @@ def write(
     effort: str = "fast",
 ) -> int:
     """Write tensors and activations as they come, and everything else from `envelope`; return the file's size in
-    bytes."""
+    bytes (where `path` names a folder, that of the container in it)."""
     check_value("effort", Effort, effort)
+    if names_folder(path):
+        return write_packed(path, pieces, envelope, partial(_write, effort=effort), overwrite=overwrite)
     with replacing_file(path, overwrite=overwrite) as stream:
         return _write(stream, pieces, envelope, effort)
 
@@ -113,13 +118,14 @@ class _Nowhere(RawIOBase):
 
 
 def load(path: str | Path, *, max_output: int | None = None) -> CompressedModel:
-    """Open the file at `path`: its tensors are decoded each time they are asked for.
+    """Open the file, or the compressed folder, at `path`: its tensors are decoded each time they are asked for.
 
     **Raises** `FormatError` for a damaged or foreign file, `VersionError` for a newer one, `SizeLimitError` if it
     claims to hold more than `max_output` bytes (default: the larger of 256 MiB and 250 times its size).
     """
     with reading(path, "index"):
-        return _opened(Reader(path, max_output))
+        model = _opened(Reader(path, max_output))
+    return unpacked(Path(path), model) if Path(path).is_dir() else model
 
 
 def _opened(reader: Reader) -> CompressedModel:

@@ -20,6 +20,8 @@ from ..core.task import Task
 from ..errors import BudgetError, InputError, OutputError, TersenetError, UsageError
 from ..files.atomic import check_output
 from ..files.checkpoint import Where, checkpoint_at
+from ..files.packed_folder import check_packable, file_beside, names_folder
+from ..files.terse import save
 from ..methods import get, names
 from ..progress import OutOfTime, until
 from .folder import SearchFolder, hash_of
@@ -57,7 +59,8 @@ def compress_within(
     The knob of the method (`Method.knob`) is searched; its other fields stay. Files are judged, decoded, on the
     validation split against the original network; the test split is looked at once, at the end. The best file so far
     is always at `output`; trials are logged in the folder `OUTPUT.search`, and the same call goes on there after an
-    interruption. Without `output` nothing is kept but `Outcome.model`. `settings` are those of `SearchSettings`.
+    interruption. Where `output` is a folder (`small/`), that file is `small.terse`, and the folder is made of it at the
+    end. Without `output` nothing is kept but `Outcome.model`. `settings` are those of `SearchSettings`.
 
     **Raises** `BudgetError` if no trial could be finished, and what `compress_file` raises.
     """
@@ -138,6 +141,12 @@ def _searched(
     """The outcome of a search at `output`, or in a folder that is deleted afterwards."""
     module = what if isinstance(what, nn.Module) else module
     _check(settings, module, task)
+    if output is not None and names_folder(output):
+        check_packable(open_inputs(what, None)[0].attachments)
+        check_output(output, overwrite=settings.overwrite)
+        outcome = _search(what, file_beside(output), plan, module, task, settings)
+        save(outcome.model, output, overwrite=settings.overwrite)
+        return outcome
     if output is not None:
         return _search(what, Path(output), plan, module, task, settings)
     with TemporaryDirectory(prefix="tersenet") as folder:

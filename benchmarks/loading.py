@@ -1,5 +1,5 @@
-"""How long `from_pretrained` takes on a compressed Hugging Face folder, and how much memory, beside the original's dtype
-and fp16.
+"""How long `from_pretrained` takes on a compressed Hugging Face folder, and how much memory, beside the original's
+dtype and fp16.
 
     python benchmarks/loading.py FOLDER [--method rtn] [--rounds 3]
 

@@ -86,7 +86,8 @@ def decoded(codes: np.ndarray, facts: dict[str, Any], fields: dict[str, np.ndarr
 
 def by_rows_and_columns(codes: np.ndarray, mantissa: int, scale: np.ndarray, **fields: np.ndarray) -> np.ndarray:
     factor = {
-        name: ((127 << 23) + (field.astype(np.int32) << (23 - mantissa))).view(np.float32) for name, field in fields.items()
+        name: ((127 << 23) + (field.astype(np.int32) << (23 - mantissa))).view(np.float32)
+        for name, field in fields.items()
     }
     step = scale * factor["rows"].reshape(-1, *[1] * (codes.ndim - 1)) if "rows" in factor else scale
     found = codes.astype(np.float32) * step

@@ -75,9 +75,13 @@ def entries() -> dict[str, Entry]:
         "bases of taps": bases(np.array([[1, 0, 0, 3], [0, 1, 0, 0]]), 24, 2, 3),
         "no bases": bases(np.zeros((3, 2), np.int64), 10, 1, 0),
         "rows and columns": q(
-            late.integers(-5, 6, (6, 7, 2)), Outer(torch.tensor(0.01), torch.arange(-9, 9, 3).short(), torch.arange(7).short() - 3, 3)
+            late.integers(-5, 6, (6, 7, 2)),
+            Outer(torch.tensor(0.01), torch.arange(-9, 9, 3).short(), torch.arange(7).short() - 3, 3),
         ),
-        "columns": q(late.integers(-5, 6, (5, 9)), Outer(torch.tensor(0.5).half(), None, torch.arange(-4, 5, dtype=torch.int8), 0)),
+        "columns": q(
+            late.integers(-5, 6, (5, 9)),
+            Outer(torch.tensor(0.5).half(), None, torch.arange(-4, 5, dtype=torch.int8), 0),
+        ),
         "kept": KeptTensor(torch.from_numpy(gauss(9)).half(), torch.float32, "fewer than 2 dimensions"),
         "kept zstd": KeptTensor(torch.arange(300) // 50, torch.int64, "dtype int64"),
         "kept constant": KeptTensor(torch.ones(40), torch.float32, "fewer than 2 dimensions"),

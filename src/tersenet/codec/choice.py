@@ -54,7 +54,8 @@ def sampled(codes: Values, chunk_symbols: int) -> Values:
     strata = np.arange(runs // stride, dtype=np.int64)
     drawn = strata * stride + (strata * 2654435761 >> 8 & 0xFFFF) % stride
     starts = drawn // per_chunk * chunk_symbols + drawn % per_chunk * RUN
-    return codes[(starts[:, None] + np.arange(RUN)).reshape(-1)]
+    chosen: Values = codes[(starts[:, None] + np.arange(RUN)).reshape(-1)]
+    return chosen
 
 
 def group_counts(parts: list[Values], model: Model) -> Ints:

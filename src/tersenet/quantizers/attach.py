@@ -22,8 +22,21 @@ def owner_of(module: nn.Module, name: str) -> tuple[nn.Module, str]:
 
 
 def attach_weights(module: nn.Module, quantizers: Mapping[str, Quantizer], aliases: Mapping[str, str]) -> None:
-    """Put every quantizer in front of its weight (by tensor name); tied names share one."""
+    """Put every quantizer in front of its weight (by tensor name); tied names share one.
+
+    **Raises** `InputError` for an embedding with sparse gradients.
+    """
     names = {**{name: name for name in quantizers}, **{a: of for a, of in aliases.items() if of in quantizers}}
+    parts = [owner_of(module, name)[0] for name in names]
+    if sparse := [n for n, part in zip(names, parts, strict=True) if getattr(part, "sparse", False)]:
+        raise InputError(
+            f"{sparse[0]} gets sparse gradients, which cannot be trained through levels: make the embedding with "
+            f"sparse=False, or leave it out with exclude=({sparse[0]!r},)"
+        )
+    for name in (alias for alias, of in names.items() if alias != of):  # torch changes the shape of a latent in place
+        part, leaf = owner_of(module, name)
+        shared = getattr(part, leaf)
+        setattr(part, leaf, nn.Parameter(shared.detach().clone(), requires_grad=shared.requires_grad))
     for name, of in names.items():
         part, leaf = owner_of(module, name)
         parametrize.register_parametrization(part, leaf, quantizers[of], unsafe=True)

@@ -104,7 +104,7 @@ class TrainedOnLevels(TrainedMethod):
     @property
     def full_precision(self) -> bool:
         """Whether nothing is quantised."""
-        return self.bits == FULL and not self.rounds_inputs
+        return self.bits == FULL and not self.rounds_inputs and not self.layer_bits
 
     def phases(self) -> tuple[Phase, ...]:
         """Every stage's bits for `epochs`, then `bits`."""
@@ -113,10 +113,11 @@ class TrainedOnLevels(TrainedMethod):
     def quantizer(self, target: Target, weight: Tensor) -> Quantizer | None:
         """The levels at the tensor's width; those of the first and last layer as `first_last` says."""
         end = target.first_or_last and self.first_last != "same"
-        if self.bits == FULL or (end and self.first_last == "keep"):
+        given = self.bits_of(target.name, 0)
+        if not given and (self.bits == FULL or (end and self.first_last == "keep")):
             return None
         axis = target.spec.axis if self.granularity == "channel" else None
-        bits = self.bits_of(target.name, 8 if end else self.bits)
+        bits = given or (8 if end else self.bits)
         if end and bits == 8:
             return eight_bits(weight, axis)
         check_widths({target.name: bits}, self.kind.least, self.kind.most)

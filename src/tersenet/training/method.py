@@ -59,7 +59,7 @@ class TrainedMethod(Method):
 
     epochs: Annotated[int, Within(least=0)] = 10
     """Epochs of every phase of the training."""
-    lr: Annotated[float, Within(above=0)] = 0.01
+    lr: Annotated[float, Within(above=0, most=1e6)] = 0.01
     """Learning rate at the start; it falls to 0 along a cosine."""
     weight_decay: Annotated[float, Within(least=0)] = 1e-4
     """Weight decay."""

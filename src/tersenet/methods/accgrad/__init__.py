@@ -86,7 +86,7 @@ class AccGrad(TrainedMethod):
     """fp32 bytes over those of the sparse-row accounting; chooses the share."""
     tune: bool = False
     """Try tuples of widths on the validation split, for a target ratio."""
-    lr: Annotated[float, Within(above=0)] = 0.02
+    lr: Annotated[float, Within(above=0, most=1e6)] = 0.02
 
     def check(self) -> None:
         """Widths from low to high, not all 0; epochs after the warm-up; a target where bits are tuned."""

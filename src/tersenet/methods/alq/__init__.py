@@ -42,12 +42,13 @@ from ...training.phases import Phase
 from ...training.processes import Processes
 from .inputs import SummedInput
 from .optimizer import LossAware, Pruning
-from .pruning import Criterion, Pool, average, check_goal, prune
+from .pruning import Criterion, Pool, average, check_goal, check_learning, prune
 from .sums import SumOfBases
 
 MOST = 8  # bases of a group
 MOST_INPUT = 4  # bases of an input
-LONGEST = 512  # weights of a group whose size nobody gave
+SHORTEST, LONGEST = 64, 512  # weights of a group whose size nobody gave
+LEAST_KERNEL = 8  # weights of a kernel that makes a group of its own
 CHANNELS = 16  # from which on the weights of one tap make a group
 FULL = 32  # bits from which on inputs are not rounded
 
@@ -74,9 +75,9 @@ class Alq(TrainedMethod):
     bases: Annotated[int, Within(1, 8)] = 6
     """Most bases that a group begins with."""
     groups: Literal["pixel", "kernel", "channel", "sub-channel"] = "pixel"
-    """Weights of a convolution that share bases: a tap over all inputs, a kernel, a filter, or group_size of them."""
+    """Weights of a convolution that share bases: a tap over all inputs, a kernel (from 8), a filter, or group_size."""
     group_size: Annotated[int, Within(least=1)] | None = None
-    """Weights of a group of a linear layer (and of sub-channels); by default at most 512. It has to divide a row."""
+    """Weights of a group of a linear layer (and of sub-channels); by default 64 to 512 if that divides a row."""
     mantissa: Annotated[int, Within(0, 10)] = 5
     """Bits of coordinates after the leading one: 10 is as exact as fp16."""
     rounds: Annotated[int, Within(least=0)] = 4
@@ -97,7 +98,7 @@ class Alq(TrainedMethod):
     """What inputs are rounded to: 2 to 8 bits of uniform levels, or sums of 1 to 4 learned bases."""
     act_range: Range = "lsq"
     """How ranges of uniform inputs are found: learned (lsq, rcf, pact) or observed."""
-    lr: Annotated[float, Within(above=0)] = 1e-3
+    lr: Annotated[float, Within(above=0, most=1e6)] = 1e-3
     optimizer: Literal["adamw"] = "adamw"
     """Of what has no bases: AMSGrad with a decay of its own, as for the bases."""
 
@@ -154,16 +155,19 @@ class Alq(TrainedMethod):
         """The weights of a group, and the distance between them. **Raises** `UsageError` if they do not divide a
         row."""
         row, taps = math.prod(shape[1:]), math.prod(shape[2:])
-        if len(shape) > 2 and self.groups == "kernel":
+        if len(shape) > 2 and self.groups == "kernel" and taps >= LEAST_KERNEL:
             return taps, 1
         if len(shape) > 2 and self.groups == "pixel" and shape[1] >= CHANNELS:
             return shape[1], taps
         if len(shape) > 2 and self.groups != "sub-channel":
             return row, 1
         divisors = [size for size in range(1, row + 1) if row % size == 0]
-        wanted = min(self.group_size or LONGEST, row)
-        if self.group_size is None or wanted in divisors:
-            return max(size for size in divisors if size <= wanted), 1
+        if self.group_size is None:  # at most 512, unless that would be a few: coordinates take bits as well
+            long = [size for size in divisors if size >= SHORTEST] or [row]
+            return max((size for size in long if size <= LONGEST), default=long[0]), 1
+        wanted = min(self.group_size, row)
+        if wanted in divisors:
+            return wanted, 1
         near = sorted(divisors, key=lambda size: abs(math.log(size / wanted)))[:3]
         raise UsageError(
             f"group_size={self.group_size} does not divide the {row} weights of a row of {name}: "
@@ -202,16 +206,19 @@ class Alq(TrainedMethod):
     def on_epoch(self, network: nn.Module, epoch: int, optimizer: torch.optim.Optimizer, job: Job) -> None:
         """Say what the steps of the epoch do."""
         assert isinstance(optimizer, LossAware)
+        free = [quantizer for _, quantizer, _ in _free(network)]
+        now = average(free) if free else 0.0
         first = self.epochs if self.rounds else self.refine
+        if epoch and self.rounds and now > self.bits and self.criterion == "loss":
+            check_learning(optimizer.idle())
         if epoch < first:
             optimizer.begin("latent" if self.latent and not self.rounds else "basis")
-        elif not self.rounds or epoch < first + self.coordinate_epochs:
+        elif not self.rounds or epoch < first + self.coordinate_epochs or now <= self.bits:
             optimizer.begin("coordinate")
         else:
-            now = average([quantizer for _, quantizer, _ in _free(network)])
             _, task = job.network_and_task(self.name, "trains")
             steps = count_batches(task.split("train")) // Processes().count
-            goal = now * min(1.0, self.bits / now) ** (1 / self.rounds)
+            goal = now * (self.bits / now) ** (1 / self.rounds)
             optimizer.begin("prune", Pruning(now, goal, steps, self.criterion))
 
     def conclude(self, network: nn.Module, job: Job) -> Mapping[str, Any]:

@@ -56,6 +56,10 @@ class LossAware(torch.optim.Optimizer):
             group["kind"], group["pruned"] = kind, 0
             group["pruning"] = None if pruning is None else [*vars(pruning).values()]
 
+    def idle(self) -> list[str]:
+        """Tensors that get bases taken away and that no gradient has reached yet."""
+        return [name for w, (name, q) in self.sums.items() if not q.pinned and not _reached(self.state[w])]
+
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """One step with the gradients that parameters have."""
@@ -63,7 +67,9 @@ class LossAware(torch.optim.Optimizer):
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is None:
-                    continue
+                    if parameter not in self.sums or group["kind"] in ("basis", "latent"):
+                        continue
+                    parameter.grad = torch.zeros_like(parameter)
                 if parameter not in self.sums:
                     parameter.mul_(1 - group["lr"] * group["weight_decay"])
                     gradient, curvature = self._model(parameter, parameter.grad, group["lr"])
@@ -118,6 +124,11 @@ class LossAware(torch.optim.Optimizer):
 
     def _model(self, parameter: Tensor, gradient: Tensor, lr: float) -> tuple[Tensor, Tensor]:
         return _model(self.state[parameter], gradient, lr)
+
+
+def _reached(state: dict[str, Any]) -> bool:
+    """Whether a gradient was other than 0, of the weights or of their coordinates."""
+    return any("peak" in moments and bool(moments["peak"].any()) for moments in (state, state.get("by basis", {})))
 
 
 def _model(state: dict[str, Any], gradient: Tensor, lr: float) -> tuple[Tensor, Tensor]:

@@ -61,6 +61,16 @@ def check_goal(quantizers: Sequence[SumOfBases], goal: float) -> None:
         )
 
 
+def check_learning(idle: Sequence[str]) -> None:
+    """**Raises** `InputError` if there are tensors that no gradient has reached."""
+    if idle:
+        raise InputError(
+            f"the gradient of {idle[0]} was 0 in every batch: the loss does not depend on it (is it unused, or a layer "
+            f"behind it all 0?), so its bases are worth nothing; repair the network, or leave it out with "
+            f"exclude=({idle[0]!r},)"
+        )
+
+
 def prune(
     pools: Sequence[Pool], goal: float, criterion: Criterion, start: float = 0.0, draw: torch.Generator | None = None
 ) -> int:
@@ -77,11 +87,8 @@ def prune(
     spare = average([pool.quantizer for pool in pools]) * total - goal * total if pools else 0.0
     if spare <= 0:
         return 0
-    if criterion == "loss" and (still := [pool.name for pool in pools if not pool.learns]):
-        raise InputError(
-            f"the gradient of {still[0]} was 0 in every batch: the loss does not depend on it, so its bases are worth "
-            f"nothing; repair the network, or leave it out with exclude=({still[0]!r},)"
-        )
+    if criterion == "loss":
+        check_learning([pool.name for pool in pools if not pool.learns])
     worths = []
     for pool in pools:
         worth = pool.worth(criterion).reshape(-1).cpu()

@@ -5,10 +5,11 @@ positive and n of negative parts, in [0, 2], that begin as the binary digits of 
 `max|w| / 255`. Backward: straight through rounding and clip, so that plane b gets `+-2^b step` times the gradient of
 the weight. Penalty: `alpha sum over layers of (numel n / numel of all) sum over b of ||[p_b; n_b]||`, with the n of
 now. Every `every` epochs and at the end the planes are written anew as exact digits: zero planes at the top die, zero
-planes at the bottom die and the step doubles, codes that have grown get one plane more (at most 8). No weight changes,
-momentum of planes is forgotten. A layer may lose all planes (0 bits), unless the network would be constant without it:
-then the last good state is kept, rounded to one plane, and is not penalised any more. Then `refine` epochs train a
-float weight and the step on levels `-(2^n - 1)` to `2^n - 1` with n fixed (Yang et al. 2021).
+planes at the bottom die and the step doubles, codes that have grown get one plane more (at most 8). No weight changes
+but those that were clipped, momentum of planes is forgotten. A layer may lose all planes (0 bits), unless the network
+would be constant without it: then the last good state is kept, rounded to one plane, and is not penalised any more.
+Then `refine` epochs train a float weight and the step on levels `-(2^n - 1)` to `2^n - 1` with n fixed (Yang et al.
+2021).
 
 The paper counts n bits per weight. A code needs a sign as well, n + 1 bits: both are recorded, and only the second can
 be compared with other methods (the published 14 times is about 10 with the sign). The file entropy-codes the codes.
@@ -19,7 +20,8 @@ epochs and whatever the rate (`alpha` is theirs). Planes learn at a rate at whic
 trained itself. Layers that `layer_bits` names keep that width, the sign counted. The float weights of the last phase
 are trained by LSQ's rule, at a rate times their mean square against that at the start; the authors' are in [-1, 1].
 Inputs have LSQ's learned ranges; the authors use the largest of the batch, at test time too. Only planes are clipped to
-[0, 2]. Biases, with `biases`, are penalised by 1 in place of the share of their layer.
+[0, 2]; weight decay is that of the weight, not of each plane. The step's gradient is `sum(g q) / sum(q^2)` while planes
+are trained. Biases, with `biases`, are penalised by 1 in place of the share of their layer.
 
 Needs the network's code and training data.
 """
@@ -28,6 +30,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from typing import Annotated, Any, ClassVar, NamedTuple
 
 import torch
@@ -49,6 +52,7 @@ from .planes import PLANES, BitPlanes
 
 _log = logging.getLogger("tersenet")
 FULL = 32  # bits of an input that is not rounded
+JUDGED = 4  # batches on which a network is judged to be constant
 CONSTANT = 1e-5  # spread of outputs, against their magnitude, up to which they are the same for all inputs
 
 
@@ -63,7 +67,7 @@ class Bsq(TrainedMethod):
 }"""
     QUICK: ClassVar[Mapping[str, Any]] = {"act_bits": 4, "epochs": 2, "refine": 1, "alpha": 3e-4}
 
-    alpha: Annotated[float, Within(least=0)] = 5e-3
+    alpha: Annotated[float, Within(least=0, most=1e3)] = 5e-3
     """Strength of the penalty: more of it, fewer bits."""
     planes: Annotated[int, Within(1, 8)] = 8
     """Bit planes of a weight at the start, the sign not counted."""
@@ -168,10 +172,11 @@ class Bsq(TrainedMethod):
         died = [found for found in planes_of(network) if found.quantizer.adjust(found.weight)]
         for _, quantizer, weight in died:
             quantizer.write(weight, quantizer.codes)
+        varied = bool(died) and not self._constant(network, job)
         for name, quantizer, weight in died:
             before = quantizer.codes.clone()
             quantizer.write(weight, torch.zeros_like(before))
-            if self._constant(network, job):
+            if varied and self._constant(network, job):
                 quantizer.spare(weight, before)
                 _log.warning(
                     "all planes of %s died, and without it the network says the same of every input: it goes on with "
@@ -181,12 +186,16 @@ class Bsq(TrainedMethod):
                 )
 
     def _constant(self, network: nn.Module, job: Job) -> bool:
-        """Whether the network has the same outputs for all samples of a batch (and where there are none to tell)."""
-        if job.task is None:
-            return True
+        """Whether the network has the same outputs for all samples of some batches."""
+        _, task = job.network_and_task(self.name, "trains")
+        seen: dict[torch.Size, Tensor] = {}  # the first outputs of each shape: batches may be of one sample
         with eval_without_grad(network), seeded(self.seed), torch.no_grad():
-            outputs = next(iter(job.task.batches("train"))).outputs(network)
-        return bool((outputs - outputs[:1]).abs().max() <= CONSTANT * outputs.abs().max())
+            for batch in islice(task.batches("train"), JUDGED):
+                outputs = batch.outputs(network)
+                first = seen.setdefault(outputs.shape[1:], outputs[:1])
+                if bool((outputs - first).abs().max() > CONSTANT * outputs.abs().max()):
+                    return False
+        return True
 
 
 class Found(NamedTuple):

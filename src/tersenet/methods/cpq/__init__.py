@@ -115,7 +115,7 @@ class Cpq(TrainedMethod):
     @property
     def full_precision(self) -> bool:
         """Whether nothing is quantised."""
-        return self.bits == FULL and not self.rounds_inputs
+        return self.bits == FULL and not self.rounds_inputs and not self.layer_bits
 
     def phases(self) -> tuple[Phase, ...]:
         """The training, then that without masks."""
@@ -125,10 +125,9 @@ class Cpq(TrainedMethod):
     def quantizer(self, target: Target, weight: Tensor) -> Quantizer | None:
         """The distribution over `bits` bits; of the first and last layer as `first_last` says. What `layer_bits` names
         keeps that width."""
-        end = target.first_or_last and self.first_last != "same"
-        if self.bits == FULL or (end and self.first_last == "keep"):
+        end, given = target.first_or_last and self.first_last != "same", self.bits_of(target.name, 0)
+        if not given and (self.bits == FULL or (end and self.first_last == "keep")):
             return None
-        given = self.bits_of(target.name, 0)
         if end and not given:
             return eight_bits(weight, None)
         learns = self.heterogeneous and not given

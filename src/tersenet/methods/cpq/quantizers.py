@@ -15,6 +15,7 @@ from ...quantizers.quantizer import ParamGroup, Quantizer
 from .categorical import Categorical, Jacobian, Range, round_to_mode
 
 FIRST_SIGMA, LEAST_SIGMA = 1 / 3, 1 / 20  # in units of the step; below the least one there are no gradients
+FARTHEST = 60.0  # of the logarithm of a step from 0
 CANDIDATES = 64  # first steps that are tried
 TAU, GAMMA, ZETA = 2 / 3, -0.1, 1.1  # of the hard-concrete distribution (Louizos et al. 2018)
 NEVER = TAU * math.log(-GAMMA / ZETA)  # a gate is not 0 with the probability `sigmoid(gate - NEVER)`
@@ -61,8 +62,10 @@ class StepAndSigma(nn.Module):
         return stored_scale(self.log_sigma.exp(), 1.0, self.factor, False)
 
     def clamp(self) -> None:
-        """Keep the temperature from falling where nothing learns any more."""
-        self.log_sigma.clamp_(min=float(self.log_step) + math.log(LEAST_SIGMA))
+        """Keep the temperature from falling where nothing learns any more, and both where fp32 holds them."""
+        self.log_step.clamp_(-FARTHEST, FARTHEST)
+        step = float(self.log_step)
+        self.log_sigma.clamp_(step + math.log(LEAST_SIGMA), step + FARTHEST / 4)
 
 
 class CategoricalWeight(Quantizer):

@@ -78,7 +78,7 @@ class Mirror(TrainedMethod):
     first_last: Literal["8", "keep", "same"] = "8"
     """First and last layer: 8-bit weights, kept, or the same as the others (as always with paper)."""
     optimizer: Literal["sgd", "adamw"] = "adamw"
-    lr: Annotated[float, Within(above=0)] = 0.001
+    lr: Annotated[float, Within(above=0, most=1e6)] = 0.001
     weight_decay: Annotated[float, Within(least=0)] = 0.0
 
     def check(self) -> None:
@@ -140,9 +140,10 @@ class Mirror(TrainedMethod):
     def quantizer(self, target: Target, weight: Tensor) -> Quantizer | None:
         """The levels, or a learned step where `layer_bits` or `first_last` say how many bits (1 bit: -1 and 1)."""
         end = target.first_or_last and not self.paper and self.first_last != "same"
-        if end and self.first_last == "keep":
+        given = self.bits_of(target.name, 0)
+        if end and self.first_last == "keep" and not given:
             return None
-        bits = self.bits_of(target.name, 8 if end else 0)
+        bits = given or (8 if end else 0)
         if bits == 8:
             return eight_bits(weight, None)
         if bits > 1:

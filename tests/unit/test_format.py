@@ -9,12 +9,11 @@ import torch
 
 from tersenet.core.model import QTensor
 from tersenet.files.terse import load, save
+from tersenet.verifier import read
 
 TESTS = Path(__file__).parents[1]
 sys.path[:0] = [str(TESTS), str(TESTS / "data")]
 from make_golden import model  # noqa: E402
-
-from format_reader import read  # noqa: E402
 
 GOLDEN = TESTS / "data" / "golden.terse"
 

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from ..methods import DEFAULT_METHOD
+from .card import CardField, card_fields, write_beside
 from .checkpoints import Attach, IgnoreKeys, Key, StripPrefix, checkpoint_of
 from .output import Json, Overwrite, print_json, progress_bar
 from .targets import MaxBytes, MaxDrop, points, print_message, report
@@ -54,6 +55,10 @@ def command(
     max_bytes: MaxBytes = None,
     time_limit: Annotated[float | None, typer.Option(help="Minutes, for --max-drop and --max-bytes.")] = None,
     effort: Annotated[Effort, typer.Option(help="best: try every coder on every tensor.")] = Effort.fast,
+    card_field: CardField = None,
+    measured: Annotated[
+        bool, typer.Option("--measure/--no-measure", help="Measure the file on the task's test split.")
+    ] = True,
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
@@ -101,8 +106,10 @@ def command(
                 overwrite=overwrite,
                 effort=effort,
                 task_name=task_name,
+                card_fields=card_fields(card_field),
                 on_message=print_message,
             )
+        write_beside(output, checkpoint, time.perf_counter() - started)
         place = file_beside(output) if names_folder(output) else Path(output)
         report(outcome, place, as_json, time.perf_counter() - started)
         return
@@ -110,12 +117,22 @@ def command(
         raise UsageError("--time-limit is for a search: give --max-drop or --max-bytes")
     with progress_bar():
         size = compress_file(
-            source, output, chosen, module=module, task=given, overwrite=overwrite, effort=effort, run=kept
+            source,
+            output,
+            chosen,
+            module=module,
+            task=given,
+            run=kept,
+            overwrite=overwrite,
+            effort=effort,
+            measured=measured,
+            card_fields=card_fields(card_field),
         )
     if not size:
         return  # one of several processes, and not the one that writes
     seconds = time.perf_counter() - started
     written = container_of(Path(output))
+    write_beside(output, checkpoint, seconds)
     summary = summarize(output, max_output=1 << 62)
     facts = {
         "output": str(written),

@@ -7,10 +7,11 @@ from typing import Any
 
 from . import methods
 from .files.boundary import reading
+from .files.results import Results
 from .files.strict import parse_json
 from .files.summary import provenance_of
 from .quantizers.references import reference_of
-from .report.card import MethodCard, card_of, hash_of
+from .report.card import MethodCard, card_of, hash_of, result_of
 
 MOST = 1 << 26  # bytes of a card that is read
 BESIDE = ".card.json"  # what follows the name of a file
@@ -53,6 +54,12 @@ def opened(path: str | Path, *, max_output: int | None = None) -> dict[str, Any]
 def with_run(card: Mapping[str, Any], run: Mapping[str, Any] | None) -> dict[str, Any]:
     """The same card with what is known of the run that made its file, and its hash."""
     changed = {**card, "run": None if run is None else dict(run)}
+    return changed | {"hash": hash_of(changed)}
+
+
+def with_result(card: Mapping[str, Any], results: Results) -> dict[str, Any]:
+    """The same card with other results, and its hash."""
+    changed = {**card, "result": result_of(results, card["identity"]["content"])}
     return changed | {"hash": hash_of(changed)}
 
 

@@ -47,6 +47,16 @@ def build_method(name: str, flags: list[str]) -> "Method":
     return cls(**values)
 
 
+def value_of(cls: "type[Method]", field: str, text: str) -> Any:
+    """The value that `text` gives a field of a method. **Raises** `UsageError`."""
+    flag, kind = "--" + field.replace("_", "-"), typing.get_type_hints(cls)[field]
+    if kind is bool:
+        if text.lower() not in ("true", "false"):
+            raise UsageError(f"{field}={text}: expected true or false")
+        return text.lower() == "true"
+    return tuple(_several(flag, kind, text)) if typing.get_origin(kind) is tuple else _read(flag, kind, text)
+
+
 def _several(flag: str, kind: Any, text: str) -> list[Any]:
     """The members of a tuple that `text` gives: one, or numbers between commas."""
     numbers = typing.get_args(kind)[0] in (int, float)

@@ -19,7 +19,7 @@ from .writer import canonical, results_section
 
 Numbers = tuple[float | None, float | None, float | None]  # mean, lower and upper end of its interval
 OF = 16  # hexadecimal digits of the content hash
-DIGITS = (6, 5, 4, 3)  # that numbers keep: the first that fit
+DIGITS = (6, 5, 4, 3, 2, 1)  # that numbers keep: the first that fit
 NAME = 16  # bytes of a name that are kept
 
 
@@ -81,14 +81,17 @@ class Results:
 def rounded(value: Any, digits: int = DIGITS[0]) -> Any:
     """Numbers with the digits that a file keeps, tuples as lists; None for what is not finite.
 
-    >>> rounded((0.123456789, float("inf"), 3))
-    [0.123457, None, 3]
+    >>> rounded((0.123456789, float("inf"), 1.0))
+    [0.123457, None, 1]
     """
     if isinstance(value, tuple):
         return [rounded(each, digits) for each in value]
     if not isinstance(value, float):
         return value
-    return float(f"{value:.{digits}g}") if math.isfinite(value) else None
+    if not math.isfinite(value):
+        return None
+    short = float(f"{value:.{digits}g}")
+    return int(short) if short.is_integer() and abs(short) < 1 << 53 else short
 
 
 def _short(name: str) -> str:

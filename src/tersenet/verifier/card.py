@@ -72,13 +72,8 @@ def _closed(place: str) -> bool:
 
 
 def _same(card: Any, file: Any) -> bool:
-    if (
-        isinstance(file, bool)
-        or isinstance(card, bool)
-        or not isinstance(file, float)
-        or not isinstance(card, int | float)
-    ):
-        return type(card) is type(file) and card == file
+    if {type(card), type(file)} not in ({int, float}, {float}):
+        return type(card) is type(file) and bool(card == file)
     return math.isclose(card, file, rel_tol=CLOSE, abs_tol=CLOSE)
 
 

@@ -8,11 +8,11 @@ import json
 from importlib.resources import files
 from typing import Any
 
-from .build import VERSION, MethodCard, card_of, hash_of
+from .build import VERSION, MethodCard, card_of, hash_of, result_of
 from .html import page
 from .markdown import markdown
 
-__all__ = ["VERSION", "MethodCard", "card_of", "hash_of", "markdown", "page", "schema"]
+__all__ = ["VERSION", "MethodCard", "card_of", "hash_of", "markdown", "page", "result_of", "schema"]
 
 
 def schema() -> dict[str, Any]:

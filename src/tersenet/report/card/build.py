@@ -44,7 +44,7 @@ def card_of(path: str | Path, method: MethodCard, max_output: int | None = None)
         "method": _method(reader, method),
         **network.groups(),
         "cost": cost(reader, network),
-        "result": None if results is None else _result(results, content),
+        "result": None if results is None else result_of(results, content),
         "citations": _citations(method, network),
         "run": None,
     }
@@ -86,7 +86,9 @@ def _method(reader: Reader, method: MethodCard) -> dict[str, Any]:
     }
 
 
-def _result(results: Results, content: str) -> dict[str, Any]:
+def result_of(results: Results, content: str) -> dict[str, Any]:
+    """What a card says that was measured of the file with this content hash."""
+
     def interval(numbers: Any) -> dict[str, Any] | None:
         return None if numbers is None else dict(zip(("mean", "low", "high"), numbers, strict=True))
 

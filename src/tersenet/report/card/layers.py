@@ -41,7 +41,7 @@ def quantised(record: Record, fields: Arrays, arrays: list[Encoded]) -> dict[str
         "highest": highest,
         "levels": len(counts[0]) if plain else None,
         "entropy_bits": _entropy(counts, record.count),
-        "zeros": round(1 - np.count_nonzero(values) / record.count, DIGITS) if record.count else 0.0,
+        "zeros": round(1 - int(np.count_nonzero(values)) / record.count, DIGITS) if record.count else 0.0,
         "smallest": float(values.min()) if values.size else None,
         "largest": float(values.max()) if values.size else None,
         "bytes": {

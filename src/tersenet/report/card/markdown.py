@@ -62,7 +62,7 @@ def _head(card: Mapping[str, Any]) -> list[str]:
 
 
 def _json(text: str) -> str:
-    return json.dumps(shown(text), ensure_ascii=False)
+    return json.dumps(shown(text), ensure_ascii=False).replace("<", "\\u003c").replace(">", "\\u003e")
 
 
 def _code(text: str) -> str:

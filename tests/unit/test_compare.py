@@ -116,3 +116,18 @@ def test_flipping_skips_values_that_do_not_go_with_the_rest() -> None:
     assert [each.bn for each in flipped(rtn(equalise=True, bn="fold"), "bn")] == ["keep"]  # type: ignore[attr-defined]
     with pytest.raises(UsageError, match="no axis"):
         flipped(rtn(), "taste")
+
+
+@pytest.mark.parametrize("bits", [2, 3])
+@pytest.mark.parametrize(
+    ("worse", "flip"),
+    [({"granularity": "tensor"}, "granularity=channel"), ({}, "exclude=conv1.weight,linear.weight")],
+    ids=["per channel is no worse than per tensor", "leaving out the first and the last layer does not hurt"],
+)
+def test_one_axis_orders_as_in_the_paper(
+    worse: dict[str, Any], flip: str, bits: int, make: Any, checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = make("a", rtn(bits=bits, **worse))
+    words = ("ablate", file, "--checkpoint", checkpoint, "--model", "digits", "--task", "digits", "--json")
+    before, after = json.loads(run(capsys, *words, "--flip", flip)[1])["cards"]
+    assert after["result"]["score"]["mean"] > before["result"]["score"]["mean"]

@@ -48,13 +48,15 @@ def build_method(name: str, flags: list[str]) -> "Method":
 
 
 def value_of(cls: "type[Method]", field: str, text: str) -> Any:
-    """The value that `text` gives a field of a method. **Raises** `UsageError`."""
+    """The value that `text` gives a field of a method, members of a tuple between commas. **Raises** `UsageError`."""
     flag, kind = "--" + field.replace("_", "-"), typing.get_type_hints(cls)[field]
     if kind is bool:
         if text.lower() not in ("true", "false"):
             raise UsageError(f"{field}={text}: expected true or false")
         return text.lower() == "true"
-    return tuple(_several(flag, kind, text)) if typing.get_origin(kind) is tuple else _read(flag, kind, text)
+    if typing.get_origin(kind) is tuple:
+        return tuple(_read(flag, kind, part) for part in text.split(",") if part)
+    return _read(flag, kind, text)
 
 
 def _several(flag: str, kind: Any, text: str) -> list[Any]:

@@ -109,7 +109,7 @@ def command(
                 card_fields=card_fields(card_field),
                 on_message=print_message,
             )
-        write_beside(output, checkpoint, time.perf_counter() - started)
+        write_beside(Path(output), checkpoint, time.perf_counter() - started)
         place = file_beside(output) if names_folder(output) else Path(output)
         report(outcome, place, as_json, time.perf_counter() - started)
         return
@@ -132,7 +132,7 @@ def command(
         return  # one of several processes, and not the one that writes
     seconds = time.perf_counter() - started
     written = container_of(Path(output))
-    write_beside(output, checkpoint, seconds)
+    write_beside(Path(output), checkpoint, seconds)
     summary = summarize(output, max_output=1 << 62)
     facts = {
         "output": str(written),

@@ -53,6 +53,7 @@ def _check(file: Path, other: Path | None, max_output: int | None) -> tuple[list
     """Which cards were compared with the bytes, and where they are wrong."""
     from ..cards import beside, opened
     from ..cards import card as derived
+    from ..files.names import container_of
     from ..verifier import check
 
     cards = {"the card of the file": derived(file, max_output=max_output)}
@@ -60,7 +61,7 @@ def _check(file: Path, other: Path | None, max_output: int | None) -> tuple[list
         cards[beside(file).name] = opened(beside(file))
     if other is not None:
         cards[other.name] = opened(other)
-    return list(cards), [f"{name}: {each}" for name, card in cards.items() for each in check(file, card)]
+    return list(cards), [f"{name}: {each}" for name, card in cards.items() for each in check(container_of(file), card)]
 
 
 def _repeat(file: Path, model: tuple[str, list[str]], task: tuple[str, list[str]]) -> list[str] | None:

@@ -114,7 +114,7 @@ def content_hash(path: str | Path, max_output: int | None = None) -> str:
     reader = Reader(path, max_output)
     at = reader.room
     digest = hashlib.sha256()
-    with Path(path).open("rb") as stream:
+    with reader.path.open("rb") as stream:
         while block := bytearray(stream.read(1 << 22)):
             start = stream.tell() - len(block)
             if at is not None:
@@ -129,12 +129,13 @@ def record(path: str | Path, results: list[Any]) -> None:
 
     **Raises** `OutputError` if it keeps none, or cannot be written.
     """
-    at = Reader(path, 1 << 62).room
+    reader = Reader(path, 1 << 62)
+    at = reader.room
     if at is None:
         raise OutputError(f"{path} keeps no room for results: compress it with module= and task=")
-    data = bytearray(Path(path).read_bytes())
+    data = bytearray(reader.path.read_bytes())
     data[at : at + ROOM + HASH] = results_section(results)
-    with replacing_file(path, overwrite=True) as stream:
+    with replacing_file(reader.path, overwrite=True) as stream:
         stream.write(data)
 
 

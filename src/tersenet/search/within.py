@@ -21,7 +21,7 @@ from ..errors import BudgetError, InputError, OutputError, TersenetError, UsageE
 from ..files.atomic import check_output
 from ..files.checkpoint import Where, checkpoint_at
 from ..files.packed_folder import check_packable, file_beside, names_folder
-from ..files.results import record
+from ..files.results import OF, content_hash, record
 from ..files.terse import save
 from ..methods import get, names
 from ..progress import OutOfTime, until
@@ -147,6 +147,8 @@ def _searched(
         check_output(output, overwrite=settings.overwrite)
         outcome = _search(what, file_beside(output), plan, module, task, settings)
         save(outcome.model, output, overwrite=settings.overwrite)
+        if outcome.model.results:  # of the same tensors, in another container
+            record(output, [content_hash(output)[:OF], *outcome.model.results[1:]])
         return outcome
     if output is not None:
         return _search(what, Path(output), plan, module, task, settings)

@@ -30,7 +30,13 @@ DTYPES = {
 }
 FLOATS = ("f64", "f32", "f16", "bf16")
 INTEGERS = ("i64", "i32", "i16", "i8", "u64", "u32", "u16", "u8")
-ORDER = {"uniform": ("scale", "zero_point", "offset"), "codebook": ("values", "scale", "offset"), "fixed": ()}
+ORDER = {
+    "uniform": ("scale", "zero_point", "offset"),
+    "codebook": ("values", "scale", "offset"),
+    "fixed": (),
+    "outer": ("scale", "rows", "columns"),
+}
+CODED = ("rows", "columns")  # fields
 TYPES = {"zero_point": INTEGERS, "values": FLOATS + INTEGERS, "scale": FLOATS, "offset": FLOATS}
 Array = npt.NDArray[Any]
 
@@ -53,6 +59,14 @@ def check_grid(grid: Any, shape: list[int], dtype: str) -> None:
     if kind == "fixed":
         need(names == {"exponent"}, "members of a grid")
         whole(grid["exponent"], -126, 126)
+        return
+    if kind == "outer":
+        own = {*ORDER[kind], "mantissa"}
+        need({"scale", "mantissa"} <= names <= own and len(shape) > 1 and prod(shape), "members of a grid")
+        need(len(grid["scale"]) == 2 and grid["scale"][0] in FLOATS and grid["scale"][1] == [], "the scale of a grid")
+        places = ((axis, key) for axis, key in enumerate(CODED) if key in grid)
+        need(all(grid[key][1] == [shape[axis]] for axis, key in places), "the shape of a field")
+        whole(grid["mantissa"], 0, 10)
         return
     known = {*ORDER[kind], "axis", "group_size"}
     need(names <= known and not {"axis", "group_size"} <= names, "members of a grid")
@@ -78,6 +92,8 @@ def values(grid: dict[str, Any], parts: dict[str, Array], codes: Ints) -> Array:
     if grid["kind"] == "fixed":
         exact: Array = codes.astype(np.float32) * np.float32(2.0) ** grid["exponent"]
         return exact
+    if grid["kind"] == "outer":
+        return _outer(grid, parts, codes)
     if grid["kind"] == "codebook":
         most = parts["values"].shape[-1]
         need(not codes.size or (codes.min() >= 0 and codes.max() < most), "a code outside the codebook")
@@ -95,6 +111,23 @@ def values(grid: dict[str, Any], parts: dict[str, Array], codes: Ints) -> Array:
             codes = codes - spread(zero, grid, shape)
         found = codes.astype(np.float32) * spread(parts["scale"], grid, shape)
     return found + spread(parts["offset"], grid, shape) if "offset" in parts else found
+
+
+def _outer(grid: dict[str, Any], parts: dict[str, Array], codes: Ints) -> Array:
+    scale, ahead = parts["scale"], codes.ndim - 1
+    if "rows" in parts:
+        scale = scale * factors(parts["rows"], grid["mantissa"]).reshape(-1, *[1] * ahead)
+    found: Array = codes.astype(np.float32) * scale
+    if "columns" in parts:
+        found = found * factors(parts["columns"], grid["mantissa"]).reshape(-1, *[1] * (ahead - 1))
+    return found
+
+
+def factors(numbers: Ints, mantissa: int) -> Array:
+    """The fp32 numbers that factors stand for."""
+    need(not numbers.size or abs(numbers).max() <= 60 * 2**mantissa, "a factor beyond 2^60")
+    found: Array = (127 * 2**23 + numbers * 2 ** (23 - mantissa)).astype("<i4").view("<f4")
+    return found
 
 
 def spread(part: Array, grid: dict[str, Any], shape: tuple[int, ...]) -> Array:

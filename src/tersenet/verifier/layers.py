@@ -27,7 +27,7 @@ def layer(tensor: Tensor, input_bits: int | None, uses: int | None, outputs: int
         "weights": count,
         "dtype": tensor.dtype,
         "grid": kind,
-        "granularity": "group" if "group_size" in tensor.grid else "channel" if "axis" in tensor.grid else "tensor",
+        "granularity": _granularity(tensor),
         "axis": tensor.grid.get("axis"),
         "group_size": tensor.grid.get("group_size"),
         "symmetric": _symmetric(tensor, *ends),
@@ -57,6 +57,13 @@ def layer(tensor: Tensor, input_bits: int | None, uses: int | None, outputs: int
     }
 
 
+def _granularity(tensor: Tensor) -> str:
+    if tensor.grid["kind"] == "outer":
+        named = [word for word, key in (("row", "rows"), ("column", "columns")) if key in tensor.grid]
+        return " and ".join(named) or "tensor"
+    return "group" if "group_size" in tensor.grid else "channel" if "axis" in tensor.grid else "tensor"
+
+
 def _bits(tensor: Tensor, lowest: int | None, highest: int | None) -> float:
     if tensor.grid["kind"] == "codebook":
         return ceil(log2(tensor.fields["values"].shape[-1])) if tensor.fields["values"].shape[-1] else 0
@@ -67,7 +74,7 @@ def _bits(tensor: Tensor, lowest: int | None, highest: int | None) -> float:
 
 def _accumulator(tensor: Tensor, bits: float, input_bits: int | None) -> int | None:
     kind = tensor.grid["kind"]
-    if input_bits is None or kind == "bases":
+    if input_bits is None or kind == "bases" or (kind == "outer" and "columns" in tensor.grid):
         return None
     if kind == "codebook":
         if tensor.grid["values"][0] in FLOATS:

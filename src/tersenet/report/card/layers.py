@@ -57,6 +57,8 @@ def granularity(record: Record) -> str:
     """What shares a scale."""
     if "group_size" in record.integers:
         return "group"
+    if record.grid == "outer":
+        return " and ".join(name[:-1] for name in ("rows", "columns") if name in record.fields) or "tensor"
     return "channel" if "axis" in record.integers else "tensor"
 
 
@@ -81,7 +83,7 @@ def accumulator_bits(layer: dict[str, Any], integer_bits: int | None, input_bits
 
 def integer_bits(record: Record, fields: Arrays, bits: float) -> int | None:
     """The bits of a weight as a whole number of steps; None if it is none."""
-    if record.grid in ("uniform", "fixed"):
+    if record.grid in ("uniform", "fixed") or (record.grid == "outer" and "columns" not in fields):
         return int(bits)
     if record.grid == "codebook" and record.fields["values"].dtype in INTEGERS:
         return (int(fields["values"].max()) - int(fields["values"].min())).bit_length()

@@ -20,6 +20,8 @@ def values_of(record: Record, fields: Arrays, codes: Array) -> Array:
         return np.ldexp(codes.astype(np.float32), record.integers["exponent"])
     if record.grid == "bases":
         return _sums(record, fields, codes)
+    if record.grid == "outer":
+        return _outer(record, fields, codes)
 
     def spread(name: str) -> Array:
         return _spread(floats(fields, record, name), record)
@@ -41,7 +43,7 @@ def values_of(record: Record, fields: Arrays, codes: Array) -> Array:
 
 def has_zero(record: Record, fields: Arrays) -> bool:
     """Whether 0 is exactly a value of the grid, in every unit (tensor, channel, group)."""
-    if record.grid == "fixed":
+    if record.grid in ("fixed", "outer"):
         return True
     if record.grid == "bases":
         return _bases_have_zero(record, fields)
@@ -74,6 +76,21 @@ def _spread(part: Array, record: Record) -> Array:
         row = record.count // record.shape[0]
         return part[:, np.arange(row) // record.integers["group_size"]].reshape(record.shape)
     return part.reshape([-1 if i == record.integers["axis"] else 1 for i in range(len(record.shape))])
+
+
+def _outer(record: Record, fields: Arrays, codes: Array) -> Array:
+    scale, found = floats(fields, record, "scale"), codes.astype(np.float32)
+    ones = [1] * (codes.ndim - 2)
+    if "rows" in fields:
+        scale = scale * _factors(record, fields["rows"]).reshape(-1, 1, *ones)
+    found *= scale
+    return found * _factors(record, fields["columns"]).reshape(-1, *ones) if "columns" in fields else found
+
+
+def _factors(record: Record, numbers: Array) -> Array:
+    """Powers of two with a few digits of mantissa."""
+    bits = (127 << 23) + (numbers.astype(np.int64) << (23 - record.integers["mantissa"]))
+    return bits.astype(np.int32).view(np.float32)
 
 
 def _coordinates(record: Record, fields: Arrays) -> Array:

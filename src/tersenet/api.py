@@ -1,5 +1,6 @@
 """From a network or a checkpoint to a compressed model: the one entrance for every method."""
 
+import warnings
 from collections import deque
 from dataclasses import asdict
 from fnmatch import fnmatchcase
@@ -14,7 +15,7 @@ from .core.fields import check_value
 from .core.method import Job, Method, RunFolder, TensorSource
 from .core.model import CompressedModel, KeptTensor
 from .core.task import Task
-from .errors import UsageError
+from .errors import InputError, UsageError
 from .files.atomic import check_output
 from .files.checkpoint import Checkpoint, Where, checkpoint_at, open_checkpoint, open_module
 from .files.packed_folder import check_packable, is_packed, names_folder
@@ -122,7 +123,10 @@ def compress_file(
     overwrite, effort = writing.get("overwrite", False), writing.get("effort", "fast")
     size = write(output, pieces, method.model(source, ()), overwrite=overwrite, effort=effort)
     if network is not None and task is not None and split is not None:
-        record(output, measure(output, network, task, split, network)[1].as_json())
+        try:
+            record(output, measure(output, network, task, split, network)[1].as_json())
+        except InputError as error:
+            warnings.warn(f"{output} is written, but it was not measured: {error}", stacklevel=2)
     return size
 
 

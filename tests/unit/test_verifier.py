@@ -3,6 +3,7 @@
 import ast
 import copy
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from tersenet.files.results import record, results_of
 from tersenet.report.card import hash_of
 from tersenet.verifier import RefusedError, check
 
+sys.path[:0] = [str(Path(__file__).parents[1] / "hostile")]
 SOURCE = Path(tersenet.__file__).parent / "verifier"
 
 
@@ -171,3 +173,61 @@ def test_many_chunks_of_many_states_decode_as_they_were(tmp_path: Path) -> None:
     codes = torch.randn(3, 800_000, generator=draw).mul(9).round().clamp(-127, 127).to(torch.int8)
     tersenet.save(CompressedModel({"x": QTensor(codes, Uniform(torch.tensor(1.0)))}), tmp_path / "x.terse")
     assert (torch.from_numpy(read(tmp_path / "x.terse")["x"]) == codes).all()
+
+
+def test_forged_uses_are_found_where_the_network_is_at_hand(file: Path, tmp_path: Path) -> None:
+    from forge import forge
+
+    from tersenet.analysis.results import repeated
+    from tersenet.lab import digits
+    from tersenet.lab.models import build
+
+    def fewer(index: Any) -> None:
+        index["provenance"]["shapes"]["uses"][1] = 1
+
+    other = tmp_path / "x.terse"
+    other.write_bytes(forge(file.read_bytes(), fewer))
+    found = results_of(other)
+    assert found is not None and tersenet.card(other)["result"]["of_this_file"] is False
+    (problem,) = repeated(other, build("digits"), digits.make_task(), found)
+    assert problem.startswith("the shapes that MACs are made of are")
+
+
+@pytest.mark.parametrize("value", [{"uses": [1]}, {"uses": [-1, 1, 1, 1]}, {"uses": "many"}, {}])
+def test_shapes_that_are_not_those_of_the_tensors_are_refused(file: Path, value: Any, tmp_path: Path) -> None:
+    from forge import forge
+
+    from tersenet.errors import FormatError
+
+    def replaced(index: Any) -> None:
+        index["provenance"]["shapes"] = value
+
+    other = tmp_path / "x.terse"
+    other.write_bytes(forge(file.read_bytes(), replaced))
+    with pytest.raises(FormatError, match="shapes"):
+        tersenet.card(other)
+    with pytest.raises(RefusedError):
+        check(other, tersenet.card(file))
+
+
+def test_results_that_are_not_last_or_of_another_size_are_refused(file: Path, tmp_path: Path) -> None:
+    from forge import forge
+
+    from tersenet.errors import FormatError
+
+    def first(index: Any) -> None:
+        index["sections"].insert(0, index["sections"].pop())
+
+    def longer(index: Any) -> None:
+        index["sections"][-1][0] = 120
+
+    for edit, sections in (
+        (first, lambda parts: parts[-1:] + parts[:-1]),
+        (longer, lambda parts: [*parts[:-1], b" " * 120]),
+    ):
+        other = tmp_path / "x.terse"
+        other.write_bytes(forge(file.read_bytes(), edit, sections))
+        with pytest.raises(FormatError, match="results"):
+            tersenet.load(other)
+        with pytest.raises(RefusedError):
+            check(other, {})

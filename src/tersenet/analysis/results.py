@@ -16,6 +16,7 @@ from ..core.nested import tensors
 from ..core.task import Batches, Task
 from ..files.results import OF, Numbers, Results, content_hash
 from ..files.terse import load
+from ..network.uses import shapes
 from .evaluate import Evaluation, evaluate
 from .intervals import Estimate
 
@@ -59,7 +60,8 @@ def measure(
 
 
 def repeated(path: str | Path, module: nn.Module, task: Task, recorded: Results) -> list[str]:
-    """How measuring a file again differs from what was `recorded`: nothing if it agrees to the digits that are kept.
+    """How running a file again differs from what was `recorded`, and from the shapes in it, which MACs are made of:
+    nothing if it agrees to the digits that are kept.
 
     **Raises** as `measure` does.
     """
@@ -70,7 +72,10 @@ def repeated(path: str | Path, module: nn.Module, task: Task, recorded: Results)
         "samples": (recorded.data, now.data),
         "score": (recorded.score[0], now.score[0]),
     }
-    return [
+    model = load(path)
+    told, seen = (part.get("shapes") for part in (model.provenance, shapes(module, model.specs, model.aliases, task)))
+    again = [] if told is None or told == seen else [f"the shapes that MACs are made of are {told}, run again {seen}"]
+    return again + [
         f"result.{name} is {old}, measured again {new}" for name, (old, new) in pairs.items() if not _agree(old, new)
     ]
 

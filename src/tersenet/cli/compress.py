@@ -1,6 +1,7 @@
 """`tersenet compress`: a checkpoint in, a `.terse` file out."""
 
 import time
+from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -10,7 +11,7 @@ import typer
 from ..methods import DEFAULT_METHOD
 from .card import CardField, card_fields, write_beside
 from .checkpoints import Attach, IgnoreKeys, Key, StripPrefix, checkpoint_of
-from .output import Json, Overwrite, print_json, progress_bar
+from .output import Json, Overwrite, print_json, print_line, progress_bar
 from .targets import MaxBytes, MaxDrop, points, print_message, report
 
 
@@ -68,6 +69,7 @@ def command(
     from ..errors import UsageError
     from ..files.names import container_of
     from ..files.packed_folder import file_beside, names_folder
+    from ..files.results import results_of
     from ..files.summary import summarize
     from ..search.within import compress_within
     from .factory import make_model, make_task
@@ -143,6 +145,8 @@ def command(
         "method": method,
         "seconds": round(seconds, 2),
     }
+    results = results_of(output, 1 << 62)
+    facts["result"] = None if results is None else asdict(results)
     if as_json:
         print_json(facts)
     else:
@@ -150,3 +154,7 @@ def command(
             f"{written}: {size:,} bytes, {facts['ratio']:.2f} times smaller than the tensors of {checkpoint.name} "
             f"({summary.original_bytes:,}); {summary.bits_per_weight:.3f} bits per quantised weight; {seconds:.1f} s"
         )
+        if results is not None and results.score[0] is not None:
+            score, before = results.score[0], results.reference
+            beside = "" if before is None else f", {before:.6g} before compression"
+            print_line(f"{results.metric} {score:.6g} on {results.n:,} samples of the {results.split} split{beside}")

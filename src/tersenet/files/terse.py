@@ -71,7 +71,8 @@ def check_writing(writing: Writing) -> None:
 def check_card_fields(given: Mapping[str, str]) -> None:
     """**Raises** `UsageError` for what is no field of a card."""
     for name, value in given.items():
-        if not (isinstance(name, str) and isinstance(value, str) and name and len(name) <= 100):
+        texts = isinstance(name, str) and isinstance(value, str)
+        if not (texts and 0 < len(name) <= 100 and (name + value).encode(errors="replace").decode() == name + value):
             raise UsageError(f"card_fields has {name!r:.120}: {value!r:.120}; names (up to 100 characters) and texts")
 
 

@@ -4,6 +4,7 @@
 one, of its input), a linear layer once for every vector, a recurrent one once for every step.
 """
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import prod
@@ -14,11 +15,14 @@ from torch import Tensor, nn
 
 from ..core.batch import Batch
 from ..core.method import Facts, TensorSource
+from ..core.model import TensorSpec
 from ..core.nested import tensors
 from ..core.task import Task
+from ..errors import InputError
 from .kept import ChangedSource
 from .layers import eval_without_grad
 
+LOGGER = logging.getLogger("tersenet")
 SAMPLES = 2  # that are run
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -51,26 +55,32 @@ def described(
     """`source` with what its card needs: the `shapes` of a sample of the task and of what layers make of it, where a
     network is at hand, `card_fields` that only the user knows, and whether there is to be room for `results`."""
     found: dict[str, Any] = {"given": dict(card_fields)} if card_fields else {}
-    splits = [] if task is None else [name for name in SPLITS if getattr(task, name) is not None]
-    if module is not None and task is not None and splits:
-        batch = next(task.batches(splits[0]), None)
-        if batch is not None:
-            found["shapes"] = shapes(module, source, batch)
+    if module is not None and task is not None:
+        try:
+            found |= shapes(module, source.specs, source.aliases, task)
+        except InputError as error:
+            LOGGER.info("the card has no MACs, because no sample could be run: %s", error)
     return DescribedSource(source, Facts(found, results))
 
 
-def shapes(module: nn.Module, source: TensorSource, batch: Batch) -> dict[str, Any]:
-    """Of one sample: the shapes of the `input` tensors, and how often each weight of two or more dimensions is used
-    (`uses`, in the order of the source; None where that is not seen).
+def shapes(
+    module: nn.Module, specs: Mapping[str, TensorSpec], aliases: Mapping[str, str], task: Task
+) -> dict[str, dict[str, Any]]:
+    """`shapes` of one sample: those of the `input` tensors, and how often each weight of two or more dimensions is used
+    (`uses`, in the order of `specs`; None where that is not seen). Nothing if the task has no such sample.
 
     `outputs`, the elements of every layer's output, are only there if they are other than uses times axis 0.
     """
-    batch = batch.first(SAMPLES)
+    split = next((name for name in SPLITS if getattr(task, name) is not None), None)
+    given = None if split is None else next(task.batches(split), None)
+    if given is None:
+        return {}
+    batch = given.first(SAMPLES)
     samples = len(batch)
-    names = [name for name, spec in source.specs.items() if len(spec.shape) > 1]
+    names = [name for name, spec in specs.items() if len(spec.shape) > 1]
     found = _run(module, batch, samples)
     tied: dict[str, list[str]] = {}
-    for alias, name in source.aliases.items():
+    for alias, name in aliases.items():
         tied.setdefault(name, []).append(alias)
     uses: list[int | None] = []
     outputs: list[int | None] = []
@@ -78,11 +88,9 @@ def shapes(module: nn.Module, source: TensorSource, batch: Batch) -> dict[str, A
         seen = [found[each] for each in (name, *tied.get(name, [])) if each in found]
         uses.append(sum(count for count, _ in seen) if seen else None)
         outputs.append(sum(size for _, size in seen) if seen else None)
-    rows = [
-        None if count is None else count * source.specs[name].shape[0] for name, count in zip(names, uses, strict=True)
-    ]
+    rows = [None if count is None else count * specs[name].shape[0] for name, count in zip(names, uses, strict=True)]
     inputs = [list(part.shape[1:]) for part in tensors(batch.inputs) if part.dim() and len(part) == samples]
-    return {"input": inputs, "uses": uses, **({"outputs": outputs} if outputs != rows else {})}
+    return {"shapes": {"input": inputs, "uses": uses, **({"outputs": outputs} if outputs != rows else {})}}
 
 
 def _run(module: nn.Module, batch: Batch, samples: int) -> dict[str, tuple[int, int]]:

@@ -27,16 +27,16 @@ def numbers(container: Container, tensors: list[Tensor]) -> dict[str, Any]:
     matrices = [t for t in tensors if not t.grid and len(t.shape) > 1 and t.dtype in FLOATS]
     left = [_left(t, *used(t)) for t in matrices]
     versions = about.get("versions") if isinstance(about.get("versions"), dict) else {}
-    given = about.get("given")
+    given = about.get("given") if isinstance(about.get("given"), dict) else {}
     return {
         "identity": {
             "content": container.content,
             "format": 1,
-            "method": about.get("method"),
-            "tersenet": versions.get("tersenet"),
-            "torch": versions.get("torch"),
-            "checkpoint": about.get("input"),
-            "given": given if isinstance(given, dict) else {},
+            "method": _text(about.get("method")),
+            "tersenet": _text(versions.get("tersenet")),
+            "torch": _text(versions.get("torch")),
+            "checkpoint": _text(about.get("input")),
+            "given": {key: value for key, value in given.items() if isinstance(value, str)},
         },
         "weights": {
             "layers": quantised,
@@ -57,6 +57,10 @@ def numbers(container: Container, tensors: list[Tensor]) -> dict[str, Any]:
         "cost": _cost(container, tensors, quantised, left),
         "result": _result(container),
     }
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) else None
 
 
 def _path(name: str) -> str:

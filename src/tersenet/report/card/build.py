@@ -61,17 +61,22 @@ def _identity(reader: Reader, method: MethodCard, content: str) -> dict[str, Any
     versions = about.get("versions")
     versions = versions if isinstance(versions, dict) else {}
     seed = method.fields.get("seed")
-    given = about.get("given")
+    given = about.get("given") if isinstance(about.get("given"), dict) else {}
+
+    def named(name: str, within: dict[str, Any] = about) -> str | None:
+        """A text of the provenance; anything else is not given."""
+        return value if isinstance(value := within.get(name), str) else None
+
     return {
         "content": content,
         "format": FORMAT,
-        "method": about.get("method"),
-        "outside": about.get("outside", False),
-        "tersenet": versions.get("tersenet"),
-        "torch": versions.get("torch"),
-        "checkpoint": about.get("input"),
-        "seed": None if seed is None else seed["value"],
-        "given": given if isinstance(given, dict) else {},
+        "method": named("method"),
+        "outside": "outside" in about,
+        "tersenet": named("tersenet", versions),
+        "torch": named("torch", versions),
+        "checkpoint": named("input"),
+        "seed": seed["value"] if seed is not None and type(seed["value"]) is int else None,
+        "given": {name: text for name, text in given.items() if isinstance(text, str)},
     }
 
 
@@ -81,7 +86,7 @@ def _method(reader: Reader, method: MethodCard) -> dict[str, Any]:
         "needs": method.needs,
         "fields": {name: dict(each) for name, each in method.fields.items()},
         "other_fields_are_defaults_of": method.others_of,
-        "notes": about.get("notes", []),
+        "notes": notes if isinstance(notes := about.get("notes"), list) else [],
         "findings": {name: facts for name, facts in about.items() if name not in KNOWN},
     }
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ... import codec
-from ...files.grids import GRIDS, Arrays
+from ...files.grids import GRIDS, Arrays, check_codes, ends_of
 from ...files.records import FLOATS, INTEGERS, SIZES, Encoded, Record
 from .values import floats, has_zero, is_symmetric, values_of
 
@@ -17,7 +17,9 @@ DIGITS = 6  # after the point, of what is computed
 def quantised(record: Record, fields: Arrays, arrays: list[Encoded]) -> dict[str, Any]:
     """What a card says of a quantised tensor, without what depends on others."""
     counts = [_histogram(array) for array in arrays]
-    codes = GRIDS[record.grid].join(record, fields, [array.array() for array in arrays])
+    decoded = [array.array() for array in arrays]
+    check_codes(record, fields, lambda number: ends_of(decoded[number]))
+    codes = GRIDS[record.grid].join(record, fields, decoded)
     values = values_of(record, fields, codes)
     plain = len(arrays) == 1 and record.count > 0
     lowest, highest = (int(codes.min()), int(codes.max())) if plain else (None, None)

@@ -14,6 +14,7 @@ from .version import __version__
 if TYPE_CHECKING:
     from .api import compress, load, load_into
     from .attached import after_step, anneal, attach, detach, freeze, on_epoch, param_groups, penalty
+    from .cards import card
     from .core.grid import Codebook, Uniform
     from .core.method import Job, Knob, Method, RunFolder
     from .core.model import CompressedModel, KeptTensor, QTensor
@@ -31,6 +32,7 @@ _HOMES = {
     "anneal": "attached",
     "attach": "attached",
     "auto": "search.within",
+    "card": "cards",
     "compress": "api",
     "detach": "attached",
     "on_epoch": "attached",
@@ -80,6 +82,7 @@ __all__ = [
     "anneal",
     "attach",
     "auto",
+    "card",
     "compress",
     "compress_within",
     "detach",

@@ -1,5 +1,6 @@
 """From a network or a checkpoint to a compressed model: the one entrance for every method."""
 
+import warnings
 from collections import deque
 from dataclasses import asdict
 from fnmatch import fnmatchcase
@@ -9,18 +10,21 @@ from typing import Any, Unpack
 from torch import nn
 
 from . import methods
+from .analysis.results import measure, split_of
 from .core.fields import check_value
 from .core.method import Job, Method, RunFolder, TensorSource
 from .core.model import CompressedModel, KeptTensor
 from .core.task import Task
-from .errors import UsageError
+from .errors import InputError, UsageError
 from .files.atomic import check_output
 from .files.checkpoint import Checkpoint, Where, checkpoint_at, open_checkpoint, open_module
 from .files.packed_folder import check_packable, is_packed, names_folder
+from .files.results import record
 from .files.terse import Effort, Writing, check_writing, write
 from .files.terse import load as open_terse
 from .files.transformers_names import fitted
 from .network.tables import marked, say_computed
+from .network.uses import described
 from .training.processes import is_main
 
 
@@ -50,7 +54,8 @@ def compress(
     if of_checkpoint := sorted({"key", "strip_prefix", "ignore_keys"} & set(fields)):
         raise UsageError(f"{of_checkpoint[0]} is of the checkpoint, not of the method: give Checkpoint(path, ...)")
     chosen = chosen_method(method, fields)
-    source, network = open_inputs(what, module)
+    opened, network = open_inputs(what, module)
+    source = described(opened, network, task)
     check_method(chosen, source, run)
     say_computed(source, chosen)
     return chosen.model(source, chosen.compress(Job(source, network, task and task.for_method(), run)))
@@ -93,14 +98,20 @@ def compress_file(
 
     An `output` that ends in a slash is a folder that transformers loads after `import tersenet`.
     `run` is where a training keeps its checkpoints, and what it starts from. Only the main one of several processes
-    writes; the others return 0. `writing` is how a file is written, as for `save`.
+    writes; the others return 0. `writing` is how a file is written (`Writing`).
+
+    With `module` and a `task` that has a test split (or else validation samples), the file is then decoded from disk
+    and measured on it, beside the network before compression, and the results are written into it (unless
+    `measured=False`). Nobody else looks at the test split.
 
     **Raises** what `compress` raises, and `OutputError` (before any work if `output` is what is read, or exists and
     `overwrite` is not given).
     """
     check_writing(writing)
     check_output(output, checkpoint_at(path).path, overwrite=writing.get("overwrite", False))
-    source, network = open_inputs(path, module)
+    opened, network = open_inputs(path, module)
+    split = split_of(task) if network is not None and writing.get("measured", True) else None
+    source = described(opened, network, task, card_fields=writing.get("card_fields"), results=split is not None)
     check_method(method, source, run)
     if names_folder(output):
         check_packable(source.attachments)
@@ -109,7 +120,14 @@ def compress_file(
     if not is_main():
         deque(pieces, maxlen=0)
         return 0
-    return write(output, pieces, method.model(source, ()), **writing)
+    overwrite, effort = writing.get("overwrite", False), writing.get("effort", "fast")
+    size = write(output, pieces, method.model(source, ()), overwrite=overwrite, effort=effort)
+    if network is not None and task is not None and split is not None:
+        try:
+            record(output, measure(output, network, task, split, network)[1].as_json())
+        except InputError as error:
+            warnings.warn(f"{output} is written, but it was not measured: {error}", stacklevel=2)
+    return size
 
 
 def load(path: str | Path, *, max_output: int | None = None) -> CompressedModel:

@@ -1,14 +1,14 @@
 """Quantizers in a network that is trained in a loop of the user's own: attach, train, freeze."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from .api import chosen_method
-from .core.method import Job, Method
+from .core.method import Facts, Job, Method
 from .core.model import CompressedModel, Module, TensorSpec
 from .errors import UsageError
 from .files.checkpoint import open_module
@@ -30,6 +30,7 @@ class _Described:
     layout: Mapping[str, Any]
     attachments: Mapping[str, bytes]
     hashed: str
+    facts: Facts = field(default_factory=Facts)
 
     def digest(self) -> str:
         """The hash of its content."""

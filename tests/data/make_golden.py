@@ -1,16 +1,19 @@
-"""Writes golden.terse: every coder, grid and way to keep a tensor. Run once per format version."""
+"""Writes golden.terse (every coder, grid and way to keep a tensor) and golden_measured.terse. Run once per version."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from tersenet import Codebook, CompressedModel, KeptTensor, QTensor, Uniform
+from tersenet.cards import card
 from tersenet.codec.trellis import NEXT, code_of
 from tersenet.core.activation import Activation
 from tersenet.core.grid import BinaryBases, FixedPoint, Outer
 from tersenet.core.levels import Integers, Points
 from tersenet.core.model import Entry
+from tersenet.files.results import Results, content_hash, record
 from tersenet.files.terse import save
 
 
@@ -96,5 +99,28 @@ def model() -> CompressedModel:
     return CompressedModel(entries(), {"tied": "raw"}, {"method": "golden"}, {}, files, activations=inputs)
 
 
+def measured(path: Path) -> None:
+    """Write a file that has all that cards are made of, and its card beside it."""
+    provenance = {
+        "method": "golden",
+        "fields": {"bits": 4},
+        "input": "0123456789abcdef0123456789abcdef",
+        "given": {"license": "mit"},
+        "shapes": {"input": [[1, 8, 8]], "uses": [16, 1, None], "outputs": [96, 6, None]},
+    }
+    kept = KeptTensor(torch.arange(12.0).reshape(3, 4).half(), torch.float32, "excluded")
+    chosen = {name: entries()[name] for name in ("window", "codebook")} | {"left.weight": kept}
+    inputs = {"window": Activation(Integers(0, 15), 0.3125)}
+    save(CompressedModel(chosen, provenance=provenance, activations=inputs, results=[]), path, overwrite=True)
+    three = (0.875, 0.75, 0.9375)
+    found = Results(
+        content_hash(path), "test", "accuracy", 64, three, 0.90625, (0.03125, -0.01, 0.07), (3, 0.125), "ab" * 8
+    )
+    record(path, found.as_json())
+    path.with_suffix(".card.json").write_text(json.dumps(card(path), indent=1) + "\n")
+
+
 if __name__ == "__main__":
-    print(save(model(), Path(__file__).with_name("golden.terse"), overwrite=True, effort="best"))
+    here = Path(__file__).parent
+    print(save(model(), here / "golden.terse", overwrite=True, effort="best"))
+    measured(here / "golden_measured.terse")

@@ -25,7 +25,6 @@ sys.path[:0] = [str(TESTS), str(TESTS / "hostile")]
 from attacks import ATTACKS  # noqa: E402
 from forge import assemble, take_apart  # noqa: E402
 
-from format_reader import DTYPES, MEMBERS, ORDER, TYPES, read  # noqa: E402
 from tersenet.core.model import CompressedModel, QTensor  # noqa: E402
 from tersenet.errors import FormatError, OutputError, SizeLimitError  # noqa: E402
 from tersenet.files.checkpoint_write import write_checkpoint  # noqa: E402
@@ -33,6 +32,9 @@ from tersenet.files.layout import parse_index  # noqa: E402
 from tersenet.files.summary import summarize, verify  # noqa: E402
 from tersenet.files.terse import load  # noqa: E402
 from tersenet.report.size import storage  # noqa: E402
+from tersenet.verifier import read  # noqa: E402
+from tersenet.verifier.grids import DTYPES, ORDER, TYPES  # noqa: E402
+from tersenet.verifier.index import MEMBERS  # noqa: E402
 
 NUMBERS = (0, 1, -1, 2, 3, 7, 31, 32, 33, 127, 128, 255, 256, 65536, 1 << 20, 1 << 31, (1 << 31) - 1, 1 << 48, 1 << 63)
 OTHERS = (None, True, 0.5, -0.0, 1e300, "", "a", "\ud800", "\x1b[2J", [], {}, [0], [[]], {"a": []})

@@ -16,11 +16,10 @@ from tersenet.errors import FormatError, OutputError
 from tersenet.files.summary import verify
 from tersenet.files.terse import load, save
 from tersenet.report.size import storage
+from tersenet.verifier import read
 
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[1] / "hostile")]
 from forge import forge  # noqa: E402
-
-from format_reader import read  # noqa: E402
 
 
 def numbers(values: Tensor, mantissa: int) -> Tensor:

@@ -1,5 +1,6 @@
 """The golden file of version 1 opens forever, and a reader written from docs/format.md alone agrees with ours."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -9,12 +10,11 @@ import torch
 
 from tersenet.core.model import QTensor
 from tersenet.files.terse import load, save
+from tersenet.verifier import read
 
 TESTS = Path(__file__).parents[1]
 sys.path[:0] = [str(TESTS), str(TESTS / "data")]
 from make_golden import model  # noqa: E402
-
-from format_reader import read  # noqa: E402
 
 GOLDEN = TESTS / "data" / "golden.terse"
 
@@ -69,3 +69,18 @@ def test_a_reader_written_from_the_page_alone_agrees_on_many_states(tmp_path: Pa
     codes = torch.randn(300, 400, generator=torch.Generator().manual_seed(0)).mul(2).round().to(torch.int8)
     save(CompressedModel({"x": QTensor(codes, Uniform(torch.tensor(0.5)))}), tmp_path / "x.terse")
     check(tmp_path / "x.terse")
+
+
+def test_the_golden_card_is_still_that_of_its_file() -> None:
+    from tersenet import card
+    from tersenet.files.results import results_of
+    from tersenet.verifier import check as compare
+
+    file = GOLDEN.with_name("golden_measured.terse")
+    saved = json.loads(file.with_suffix(".card.json").read_text("utf-8"))
+    found = results_of(file)
+    assert found is not None and found.n == 64 and found.worst == (3, 0.125)
+    assert compare(file, saved) == [] and compare(file, card(file)) == []
+    assert {key: card(file)[key] for key in ("identity", "weights", "left_out", "result")} == {
+        key: saved[key] for key in ("identity", "weights", "left_out", "result")
+    }

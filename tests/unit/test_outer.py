@@ -17,12 +17,12 @@ from tersenet.files.grids import GRIDS
 from tersenet.files.summary import verify
 from tersenet.files.terse import load, save
 from tersenet.report.size import storage
+from tersenet.verifier import read
 
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[1] / "hostile")]
 from forge import forge  # noqa: E402
 
 from codes_reader import values  # noqa: E402
-from format_reader import read  # noqa: E402
 
 
 def outer(*shape: int, rows: bool = True, columns: bool = True, mantissa: int = 3) -> QTensor:

@@ -17,9 +17,9 @@ from tersenet.core.model import CompressedModel, QTensor
 from tersenet.errors import UsageError, WeightError
 from tersenet.files.terse import load, save
 from tersenet.methods.rtn import Rtn
+from tersenet.verifier import read
 
 sys.path[:0] = [str(Path(__file__).parents[1])]
-from format_reader import read  # noqa: E402
 
 
 def weights(dtype: torch.dtype = torch.float32) -> torch.Tensor:

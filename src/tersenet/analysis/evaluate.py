@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +20,8 @@ class Evaluation:
     """What a network scores, and against a reference: the drop (reference minus network, paired) and the agreement.
 
     `drop` is positive when the network is worse, whatever the direction of the metric. Without labels there is only the
-    agreement (called `agreement_name`), and the drop is what it lacks to 1.
+    agreement (called `agreement_name`), and the drop is what it lacks to 1. `worst` is the class that falls most, and
+    by how much, where every sample has a class and a number.
     """
 
     metric: Estimate | None = None
@@ -27,6 +29,7 @@ class Evaluation:
     drop: Estimate | None = None
     agreement: Estimate | None = None
     agreement_name: str = ""
+    worst: tuple[int, float] | None = None
 
 
 def evaluate(module: nn.Module, task: Task, split: str = "test", reference: nn.Module | None = None) -> Evaluation:
@@ -38,7 +41,7 @@ def evaluate(module: nn.Module, task: Task, split: str = "test", reference: nn.M
     **Raises** `InputError` if the split is missing or empty, there is nothing to measure, or the metric does not return
     one score or row per sample.
     """
-    own, other, agree = [], [], []
+    own, other, agree, labels = [], [], [], []
     training = module.training
     module.eval()
     with torch.inference_mode():
@@ -47,6 +50,7 @@ def evaluate(module: nn.Module, task: Task, split: str = "test", reference: nn.M
             scores = batch.scores(outputs)
             if scores is not None:
                 own.append(scores)
+                labels.append(batch.targets)
             if reference is not None:
                 expected = batch.outputs(reference.eval())
                 agree.append(batch.agreement(outputs, expected))
@@ -68,7 +72,24 @@ def evaluate(module: nn.Module, task: Task, split: str = "test", reference: nn.M
         return Evaluation(metric)
     before = together(other)
     drop = _dropped(before, rows, task)
-    return Evaluation(metric, _estimated(before, task.aggregate, task.seed), drop, agreement, name)
+    worst = _worst(before, rows, labels, task.higher_is_better)
+    return Evaluation(metric, _estimated(before, task.aggregate, task.seed), drop, agreement, name, worst)
+
+
+def _worst(reference: Tensor, rows: Tensor, labels: list[Any], higher: bool) -> tuple[int, float] | None:
+    """The class whose mean falls most, and by how much; None where samples have no class, or no number each."""
+    before, after = plain(reference), plain(rows)
+    classes = [part for part in labels if isinstance(part, Tensor) and part.dim() == 1 and not part.is_floating_point()]
+    if before is None or after is None or len(classes) < len(labels):
+        return None
+    label = torch.cat([part.cpu() for part in classes]).to(torch.int64)
+    if len(label) != len(before) or int(label.min()) < 0:
+        return None
+    fall = torch.zeros(int(label.max()) + 1, dtype=torch.float64)
+    fall.index_add_(0, label, (before - after) * (1 if higher else -1))
+    counts = torch.bincount(label)
+    mean = torch.where(counts > 0, fall / counts.clamp(min=1), -math.inf)
+    return int(mean.argmax()), float(mean.max())
 
 
 def _estimated(rows: Tensor, aggregate: Aggregate | None, seed: int) -> Estimate:

@@ -9,7 +9,22 @@ from typing import Annotated
 import typer
 
 from ..version import __version__
-from . import auto, compress, decompress, demo, ending, evaluate, inspect, methods, reproduce, sensitivity, verify
+from . import (
+    ablate,
+    auto,
+    card,
+    compare,
+    compress,
+    decompress,
+    demo,
+    ending,
+    evaluate,
+    inspect,
+    methods,
+    reproduce,
+    sensitivity,
+    verify,
+)
 
 app = typer.Typer(
     name="tersenet",
@@ -38,6 +53,9 @@ def options(
 app.command("compress", context_settings=compress.PASS_ON)(compress.command)
 app.command("auto")(auto.command)
 app.command("inspect")(inspect.command)
+app.command("card")(card.command)
+app.command("compare")(compare.command)
+app.command("ablate")(ablate.command)
 app.command("verify")(verify.command)
 app.command("decompress")(decompress.command)
 app.command("eval")(evaluate.command)

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from .card import CardField, card_fields, write_beside
 from .checkpoints import Attach, IgnoreKeys, Key, StripPrefix, checkpoint_of
 from .output import Json, Overwrite, progress_bar
 from .targets import MaxBytes, MaxDrop, points, print_message, report
@@ -32,6 +33,7 @@ def command(
         list[str] | None, typer.Option(help="Only this one (a name or FILE.py:Class); may be repeated.")
     ] = None,
     time_limit: Annotated[float, typer.Option(help="Minutes.")] = 30.0,
+    card_field: CardField = None,
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
@@ -56,6 +58,8 @@ def command(
             time_limit=time_limit * 60,
             overwrite=overwrite,
             task_name=" ".join([task, *(task_arg or [])]),
+            card_fields=card_fields(card_field),
             on_message=print_message,
         )
+    write_beside(output, checkpoint, time.perf_counter() - began)
     report(outcome, output, as_json, time.perf_counter() - began)

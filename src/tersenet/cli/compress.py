@@ -1,6 +1,7 @@
 """`tersenet compress`: a checkpoint in, a `.terse` file out."""
 
 import time
+from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -8,8 +9,9 @@ from typing import Annotated
 import typer
 
 from ..methods import DEFAULT_METHOD
+from .card import CardField, card_fields, write_beside
 from .checkpoints import Attach, IgnoreKeys, Key, StripPrefix, checkpoint_of
-from .output import Json, Overwrite, print_json, progress_bar
+from .output import Json, Overwrite, print_json, print_line, progress_bar
 from .targets import MaxBytes, MaxDrop, points, print_message, report
 
 
@@ -54,6 +56,10 @@ def command(
     max_bytes: MaxBytes = None,
     time_limit: Annotated[float | None, typer.Option(help="Minutes, for --max-drop and --max-bytes.")] = None,
     effort: Annotated[Effort, typer.Option(help="best: try every coder on every tensor.")] = Effort.fast,
+    card_field: CardField = None,
+    measured: Annotated[
+        bool, typer.Option("--measure/--no-measure", help="Measure the file on the task's test split.")
+    ] = True,
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
@@ -63,6 +69,7 @@ def command(
     from ..errors import UsageError
     from ..files.names import container_of
     from ..files.packed_folder import file_beside, names_folder
+    from ..files.results import results_of
     from ..files.summary import summarize
     from ..search.within import compress_within
     from .factory import make_model, make_task
@@ -101,8 +108,10 @@ def command(
                 overwrite=overwrite,
                 effort=effort,
                 task_name=task_name,
+                card_fields=card_fields(card_field),
                 on_message=print_message,
             )
+        write_beside(Path(output), checkpoint, time.perf_counter() - started)
         place = file_beside(output) if names_folder(output) else Path(output)
         report(outcome, place, as_json, time.perf_counter() - started)
         return
@@ -110,12 +119,22 @@ def command(
         raise UsageError("--time-limit is for a search: give --max-drop or --max-bytes")
     with progress_bar():
         size = compress_file(
-            source, output, chosen, module=module, task=given, overwrite=overwrite, effort=effort, run=kept
+            source,
+            output,
+            chosen,
+            module=module,
+            task=given,
+            run=kept,
+            overwrite=overwrite,
+            effort=effort,
+            measured=measured,
+            card_fields=card_fields(card_field),
         )
     if not size:
         return  # one of several processes, and not the one that writes
     seconds = time.perf_counter() - started
     written = container_of(Path(output))
+    write_beside(Path(output), checkpoint, seconds)
     summary = summarize(output, max_output=1 << 62)
     facts = {
         "output": str(written),
@@ -126,6 +145,8 @@ def command(
         "method": method,
         "seconds": round(seconds, 2),
     }
+    results = results_of(output, 1 << 62)
+    facts["result"] = None if results is None else asdict(results)
     if as_json:
         print_json(facts)
     else:
@@ -133,3 +154,7 @@ def command(
             f"{written}: {size:,} bytes, {facts['ratio']:.2f} times smaller than the tensors of {checkpoint.name} "
             f"({summary.original_bytes:,}); {summary.bits_per_weight:.3f} bits per quantised weight; {seconds:.1f} s"
         )
+        if results is not None and results.score[0] is not None:
+            score, before = results.score[0], results.reference
+            beside = "" if before is None else f", {before:.6g} before compression"
+            print_line(f"{results.metric} {score:.6g} on {results.n:,} samples of the {results.split} split{beside}")

@@ -47,6 +47,18 @@ def build_method(name: str, flags: list[str]) -> "Method":
     return cls(**values)
 
 
+def value_of(cls: "type[Method]", field: str, text: str) -> Any:
+    """The value that `text` gives a field of a method, members of a tuple between commas. **Raises** `UsageError`."""
+    flag, kind = "--" + field.replace("_", "-"), typing.get_type_hints(cls)[field]
+    if kind is bool:
+        if text.lower() not in ("true", "false"):
+            raise UsageError(f"{field}={text}: expected true or false")
+        return text.lower() == "true"
+    if typing.get_origin(kind) is tuple:
+        return tuple(_read(flag, kind, part) for part in text.split(",") if part)
+    return _read(flag, kind, text)
+
+
 def _several(flag: str, kind: Any, text: str) -> list[Any]:
     """The members of a tuple that `text` gives: one, or numbers between commas."""
     numbers = typing.get_args(kind)[0] in (int, float)

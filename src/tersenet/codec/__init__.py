@@ -5,8 +5,8 @@ machine, with or without the native module; a malformed stream raises `CodecErro
 """
 
 from .choice import code_lengths
-from .coders import coder_name
-from .decoder import decode, decode_chunk, decode_uniform, extremes, pieces
+from .coders import coder_name, reference_of
+from .decoder import by_columns, decode, decode_chunk, decode_uniform, extremes, pieces
 from .encoder import encode
 from .frame import inflate, stated_size
 from .stream import CodecError, Stream
@@ -14,6 +14,7 @@ from .stream import CodecError, Stream
 __all__ = [
     "CodecError",
     "Stream",
+    "by_columns",
     "code_lengths",
     "coder_name",
     "decode",
@@ -23,5 +24,6 @@ __all__ = [
     "extremes",
     "inflate",
     "pieces",
+    "reference_of",
     "stated_size",
 ]

@@ -13,7 +13,7 @@ from .coder import Chunks, Coder, Numbers, Offer
 from .stream import CodecError, Stream, get_varint, put_varint
 from .symbols import Kind, Model, Values, cut, fits, parse
 from .table import Ints
-from .windows import Window, windowed
+from .windows import Rans, Window, windowed
 
 MOST_BITS = 32
 WORTH = 7  # the least range of integers that classes are tried for
@@ -24,6 +24,7 @@ class Classes(Coder):
     """Classes in windows, and low bits; of many integers only where that wins on a sample of them."""
 
     id, name = 3, "classes"
+    reference = Rans.reference
 
     def offer(self, numbers: Numbers, best: Offer) -> Offer | None:
         """Estimated first, within a sixteenth of the best, then by size."""

@@ -69,10 +69,12 @@ class Chunks(ABC):
 
 
 class Coder(ABC):
-    """One way to encode: its id in files (a promise), its name for people, and both directions."""
+    """One way to encode: its id in files (a promise), its name for people, whom to cite (BibTeX, or "" where there is
+    nobody), and both directions."""
 
     id: ClassVar[int]
     name: ClassVar[str]
+    reference: ClassVar[str] = ""
 
     @abstractmethod
     def offer(self, numbers: Numbers, best: Offer) -> Offer | None:

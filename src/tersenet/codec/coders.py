@@ -12,3 +12,8 @@ BY_ID = {coder.id: coder for coder in CODERS}
 def coder_name(number: int) -> str:
     """The name of a coder for people; "?" for one that this version does not know."""
     return BY_ID[number].name if number in BY_ID else "?"
+
+
+def reference_of(name: str) -> str:
+    """Whom to cite for the coder with this name (BibTeX); "" for nobody."""
+    return next((coder.reference for coder in CODERS if coder.name == name), "")

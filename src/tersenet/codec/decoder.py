@@ -34,6 +34,11 @@ def decode(stream: Stream, shape: tuple[int, ...], dtype: npt.DTypeLike = np.int
     return out
 
 
+def by_columns(stream: Stream) -> bool:
+    """Whether its integers are in the order of a matrix' columns, as those of a trellis path are."""
+    return BY_ID[stream.coder].open(stream.params).by_columns
+
+
 def _place(out: Values, start: int, part: Values) -> None:
     """Put `part`, which runs down the columns, into the matrix `out` from the element `start` on (counted likewise)."""
     rows = len(out)

@@ -34,6 +34,10 @@ class Zstd(Coder):
     """Bit packing, then zstd; only tried with effort, because it hardly ever wins."""
 
     id, name = 2, "zstd"
+    reference = """@misc{rfc8878,
+  title = {Zstandard Compression and the 'application/zstd' Media Type},
+  author = {Collet, Yann and Kucherawy, Murray}, howpublished = {RFC 8878}, year = {2021}
+}"""
 
     def offer(self, numbers: Numbers, best: Offer) -> Offer | None:
         """What it takes is known when it is done."""

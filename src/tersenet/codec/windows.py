@@ -20,6 +20,11 @@ class Rans(Coder):
     """The model that fits the histogram best; or the columns of a matrix as a trellis path, if they are one."""
 
     id, name = 1, "rans"
+    reference = """@misc{duda2013ans,
+  title = {Asymmetric numeral systems: entropy coding combining speed of {Huffman} coding with compression rate of
+           arithmetic coding},
+  author = {Duda, Jarek}, year = {2013}, eprint = {1311.2540}
+}"""
 
     def offer(self, numbers: Numbers, best: Offer) -> Offer | None:
         """The model's own estimate."""

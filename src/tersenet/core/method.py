@@ -20,6 +20,15 @@ from .task import Task
 OURS = f"{__package__.rpartition('.')[0]}.methods."
 
 
+@dataclass(frozen=True)
+class Facts:
+    """What a file says that neither tensors nor method tell: members of its `provenance`, and whether it keeps room for
+    `results` that are measured when it is written."""
+
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    results: bool = False
+
+
 class TensorSource(Protocol):
     """A checkpoint that can be read tensor by tensor, as often as one likes."""
 
@@ -38,6 +47,10 @@ class TensorSource(Protocol):
     @property
     def attachments(self) -> Mapping[str, bytes]:
         """Other files of the checkpoint."""
+
+    @property
+    def facts(self) -> Facts:
+        """What its file is to say beside."""
 
     def read(self, name: str) -> Tensor:
         """The tensor called `name`."""
@@ -211,10 +224,12 @@ class Method(ABC):
                 "input": source.digest(),
                 **({} if ours else {"outside": True}),
                 **noted,
+                **source.facts.provenance,
                 **findings,
             },
             layout=source.layout,
             attachments=source.attachments,
             batch_norm=self.bn,
             activations=activations,
+            results=[] if source.facts.results else None,
         )

@@ -86,6 +86,7 @@ class CompressedModel:
     (JSON), `attachments` are its other files (config, tokenizer) byte for byte. `batch_norm` is "keep", "scale-shift"
     (the running statistics are gone: scale and shift only, written back as an equivalent batch norm) or "fold".
     `activations` maps the paths of layers to what their inputs are rounded to.
+    `results` are what was measured of its file: None if the file keeps no room for them, empty before.
     `provenance` is what made it: method, fields, seed, versions, input hashes; never paths, hosts or times.
     """
 
@@ -97,6 +98,7 @@ class CompressedModel:
     batch_norm: str = "keep"
     known_specs: Mapping[str, TensorSpec] = field(default_factory=dict)
     activations: Mapping[str, Activation] = field(default_factory=dict)
+    results: list[Any] | None = None
 
     @property
     def specs(self) -> Mapping[str, TensorSpec]:

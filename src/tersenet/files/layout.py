@@ -25,6 +25,7 @@ HASH = 8
 CLOSE_SECTION = 1 << 18  # a section ends after the first tensor that brings it to this many bytes
 LEAST_CHUNK = 1 << 16  # codes
 ACTIVATIONS = "activations"  # the one critical section
+RESULTS, ROOM = "results", 184  # the last section, if there, and its bytes
 MAX_LEVEL = 1 << 31  # magnitude of a level of an activation
 JSON_MEMBERS = {"aliases": dict, "batch_norm": str, "layout": dict, "provenance": dict}
 
@@ -60,6 +61,7 @@ def parse_index(value: Any) -> Index:
     need(not unknown, f"unknown members {sorted(unknown)}: upgrade tersenet")
     sections = [_section(each) for each in list_of(value.get("sections"), "sections")]
     need(sum(each.kind == ACTIVATIONS for each in sections) <= 1, "two sections of activations")
+    need(all(each.kind != RESULTS for each in sections[:-1]), "results that are not the last section")
     records: dict[str, Record] = {}
     for entry in list_of(value.get("tensors"), "tensors"):
         record = _record(list_of(entry, "a tensor"))
@@ -87,6 +89,7 @@ def _section(value: Any) -> Section:
         f"a section {value[1]!r} that is {'' if value[2] else 'not '}critical: upgrade tersenet",
     )
     need(value[1] != "data", "a data section that is given a kind")
+    need(value[1] != RESULTS or value[0] == ROOM, "results of another size")
     return Section(integer(value[0], 1, "a section"), value[1])
 
 

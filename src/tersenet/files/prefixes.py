@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import xxhash
 from torch import Tensor, nn
 
-from ..core.method import TensorSource
+from ..core.method import Facts, TensorSource
 from ..core.model import TensorSpec, tied_names
 from ..errors import CheckpointError
 from .transformers_names import names_in
@@ -45,6 +45,10 @@ class RenamedSource:
     @property
     def attachments(self) -> Mapping[str, bytes]:
         return self.source.attachments
+
+    @property
+    def facts(self) -> Facts:
+        return self.source.facts
 
     def read(self, name: str) -> Tensor:
         """The tensor called `name` now."""

@@ -18,6 +18,7 @@ from .layout import (
     HEADER,
     MAGIC,
     PREFIX,
+    RESULTS,
     TRAILER,
     VERSION,
     Index,
@@ -27,7 +28,7 @@ from .layout import (
 from .limits import Limit
 from .names import container_of
 from .records import ZSTD_BYTES, Array, Encoded, Record
-from .strict import check_bools, parse_json
+from .strict import check_bools, list_of, parse_json
 from .writer import header, prefix
 
 HELD = 1 << 24  # bytes of sections that are kept in memory
@@ -200,6 +201,21 @@ class Reader:
             if section.kind == ACTIVATIONS:
                 return self._json(self._section(number), ACTIVATIONS, parse_activations)
         return {}
+
+    def results(self) -> list[Any] | None:
+        """What was measured of the file, as JSON; None if it keeps no room for that."""
+        if self.room is None:
+            return None
+        try:
+            return list_of(parse_json(self._section(len(self.index.sections) - 1)), RESULTS)
+        except (ValueError, RecursionError) as error:
+            raise FormatError(self._says(f"has results that cannot be read: {error}")) from error
+
+    @property
+    def room(self) -> int | None:
+        """Where the section of results begins; None if there is none."""
+        last = self.index.sections[-1:]
+        return self._sections[-1][0] if last and last[0].kind == RESULTS else None
 
     def _right(self, record: Record, work: Callable[[], T]) -> T:
         """The result of `work` on a tensor. **Raises** `FormatError` that says where the tensor is if it fails."""

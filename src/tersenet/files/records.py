@@ -113,6 +113,11 @@ class Encoded:
         return codec.pieces(self._stream, self.coded.shape, KINDS[self.coded.dtype])
 
     @property
+    def by_columns(self) -> bool:
+        """Whether they are in the order of a matrix' columns: a path of the trellis."""
+        return codec.by_columns(self._stream)
+
+    @property
     def _stream(self) -> Stream:
         parts, at = [], 0
         for length in (self.coded.params, *self.coded.chunks):

@@ -12,6 +12,7 @@ import xxhash
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from ..core.method import Facts
 from ..core.model import TensorSpec
 from ..errors import CheckpointError, OutputError
 from .state import DTYPES, check_name
@@ -28,6 +29,7 @@ class FileSource:
     layout: Mapping[str, Any] = field(default_factory=dict)
     attachments: Mapping[str, bytes] = field(default_factory=dict)
     aliases: Mapping[str, str] = field(default_factory=dict)
+    facts: Facts = field(default_factory=Facts)
 
     def read(self, name: str) -> Tensor:
         """The tensor called `name`, mapped from its file."""

@@ -8,6 +8,7 @@ import torch
 import xxhash
 from torch import Tensor
 
+from ..core.method import Facts
 from ..core.model import TensorSpec
 from ..errors import CheckpointError
 
@@ -40,6 +41,7 @@ class StateSource:
     layout: Mapping[str, Any] = field(default_factory=dict)
     attachments: Mapping[str, bytes] = field(default_factory=dict)
     aliases: Mapping[str, str] = field(default_factory=dict)
+    facts: Facts = field(default_factory=Facts)
 
     def read(self, name: str) -> Tensor:
         """The tensor called `name`."""

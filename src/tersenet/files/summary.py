@@ -7,7 +7,7 @@ from typing import Any
 from .. import codec
 from .boundary import reading
 from .grids import GRIDS
-from .layout import ACTIVATIONS, HASH, HEADER, PREFIX, TRAILER, VERSION, entry_of
+from .layout import ACTIVATIONS, HASH, HEADER, PREFIX, RESULTS, TRAILER, VERSION, entry_of
 from .reader import Reader
 from .records import Record
 from .writer import canonical
@@ -67,6 +67,13 @@ def summarize(path: str | Path, *, max_output: int | None = None) -> Summary:
         return _summary(Reader(path, max_output))
 
 
+def provenance_of(path: str | Path, *, max_output: int | None = None) -> dict[str, Any]:
+    """How a file was made. **Raises** `FormatError` if it is damaged or foreign."""
+    with reading(path, "index"):
+        provenance: dict[str, Any] = Reader(path, max_output).index.about["provenance"]
+        return provenance
+
+
 def verify(path: str | Path, *, max_output: int | None = None) -> Summary:
     """The contents of a file, after checking every checksum and decoding every tensor, a chunk at a time.
 
@@ -96,6 +103,7 @@ def _summary(reader: Reader) -> Summary:
         "index": reader.index_size,
         "checksums": HASH * len(reader.index.sections),
         "attachments": files,
+        RESULTS: sum(section.size for section in reader.index.sections if section.kind == RESULTS),
         "activations": sum(section.size for section in reader.index.sections if section.kind == ACTIVATIONS),
     }
     overhead["padding and unknown sections"] = reader.size - sum(row.bytes for row in rows) - sum(overhead.values())

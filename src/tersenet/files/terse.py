@@ -30,10 +30,13 @@ Effort = Literal["fast", "best"]
 
 
 class Writing(TypedDict, total=False):
-    """How a file is written: whether what is there may be replaced (not if absent), the coder's effort ("fast")."""
+    """How a file is written: whether what is there may be replaced (not if absent), the coder's effort ("fast"),
+    whether it is measured where it can be (yes), and `card_fields`, what only the user knows about it."""
 
     overwrite: bool
     effort: str
+    measured: bool
+    card_fields: Mapping[str, str]
 
 
 DTYPES = {
@@ -62,6 +65,15 @@ def check_writing(writing: Writing) -> None:
     """**Raises** `UsageError` for other names than those of `Writing`, and for an effort that there is not."""
     check_names("writing a file has no option", writing, Writing.__annotations__)
     check_value("effort", Effort, writing.get("effort", "fast"))
+    check_card_fields(writing.get("card_fields", {}))
+
+
+def check_card_fields(given: Mapping[str, str]) -> None:
+    """**Raises** `UsageError` for what is no field of a card."""
+    for name, value in given.items():
+        texts = isinstance(name, str) and isinstance(value, str)
+        if not (texts and 0 < len(name) <= 100 and (name + value).encode(errors="replace").decode() == name + value):
+            raise UsageError(f"card_fields has {name!r:.120}: {value!r:.120}; names (up to 100 characters) and texts")
 
 
 def save(model: CompressedModel, path: str | Path, *, overwrite: bool = False, effort: str = "fast") -> int:
@@ -143,6 +155,7 @@ def _opened(reader: Reader) -> CompressedModel:
             path: Activation(Integers(*numbers) if plain else Points(tuple(numbers)), scale)
             for path, (scale, numbers, plain) in reader.activations().items()
         },
+        results=reader.results(),
     )
 
 
@@ -182,6 +195,8 @@ def _write(
         writer.add_file(name, envelope.attachments[name])
     if activations:
         writer.add_activations(activations)
+    if envelope.results is not None:
+        writer.add_results(envelope.results)
     about = {
         "aliases": dict(envelope.aliases),
         "provenance": {**envelope.provenance, **findings},

@@ -19,6 +19,8 @@ from .layout import (
     HEADER,
     MAGIC,
     PREFIX,
+    RESULTS,
+    ROOM,
     TRAILER,
     VERSION,
     entry_of,
@@ -67,6 +69,12 @@ class Writer:
         self._write(packed + digest)
         self._write(bytes(-self._position % ALIGN))
         self._sections.append([len(packed), ACTIVATIONS, True])
+
+    def add_results(self, results: list[Any]) -> None:
+        """Append the section of results, the last one. **Raises** `OutputError` if they are too long."""
+        self._close_section()
+        self._write(results_section(results))
+        self._sections.append([ROOM, RESULTS, False])
 
     def close(self, about: Mapping[str, Any], *, check: bool = True) -> int:
         """Write index, trailer and header; `about` are the model's further JSON members. Returns the file's bytes.
@@ -125,9 +133,18 @@ def writing(part: str) -> Iterator[None]:
         raise OutputError(f"{part} cannot be written, because no reader takes it: {error}") from error
 
 
-def canonical(value: Mapping[str, Any]) -> bytes:
+def canonical(value: Any) -> bytes:
     """JSON with sorted keys and no spaces."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+
+
+def results_section(results: list[Any]) -> bytes:
+    """The section of results and its hash. **Raises** `OutputError` if they are too long."""
+    text = canonical(results)
+    if len(text) > ROOM:
+        raise OutputError(f"results of {len(text)} bytes; there is room for {ROOM}")
+    padded = text.ljust(ROOM)
+    return padded + xxhash.xxh3_64_intdigest(padded).to_bytes(HASH, "little")
 
 
 def compress(data: bytes) -> bytes:

@@ -22,7 +22,7 @@ from ._settings import Setting, Settings, settings_of
 if TYPE_CHECKING:
     from ..core.method import Method
 
-__all__ = ["DEFAULT_METHOD", "GROUP", "MethodFacts", "Setting", "Settings", "facts", "get", "names", "settings"]
+__all__ = ["DEFAULT_METHOD", "GROUP", "MethodFacts", "Setting", "Settings", "facts", "get", "names", "ours", "settings"]
 GROUP = "tersenet.methods"
 DEFAULT_METHOD = "vlcq"
 _FOLDER = Path(__file__).parent
@@ -58,9 +58,14 @@ def settings(provenance: Mapping[str, Any]) -> Settings:
     >>> settings({"method": "rtn", "fields": {"bits": 3}, "versions": {"tersenet": "0.0.1"}})
     Settings(fields=(Setting(name='bits', value=3, default_of=None),), others_of='0.0.1')
     """
-    method, ours = provenance.get("method"), _ours()
-    known = ours.get(method) if isinstance(method, str) and "outside" not in provenance else None
-    return settings_of(provenance, None if known is None else facts_of_source(str(method), known))
+    return settings_of(provenance, ours(provenance))
+
+
+def ours(provenance: Mapping[str, Any]) -> MethodFacts | None:
+    """The facts of the method that made a file with this provenance; None unless it is one of ours."""
+    method = provenance.get("method")
+    known = _ours().get(method) if isinstance(method, str) and "outside" not in provenance else None
+    return None if known is None else facts_of_source(str(method), known)
 
 
 def _ours() -> dict[str, Path]:

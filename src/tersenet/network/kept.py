@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from ..core.method import Method, TensorSource
+from ..core.method import Facts, Method, TensorSource
 from ..core.model import KeptTensor, TensorSpec
 from ..errors import UsageError, WeightError
 
@@ -139,6 +139,10 @@ class ChangedSource(ABC):
     @property
     def attachments(self) -> Mapping[str, bytes]:
         return self.source.attachments
+
+    @property
+    def facts(self) -> Facts:
+        return self.source.facts
 
     def digest(self) -> str:
         return self.source.digest()

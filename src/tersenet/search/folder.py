@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from ..errors import OutputError
+from ..errors import FormatError, OutputError
 from ..files.lock import locked
+from ..files.results import content_hash
 
 PART = r"\.[0-9a-f]{8}\.part"  # what a writer that was killed leaves
 LITTER = rf"\.?(candidate|untrained|sketch)(\.\d+)?\.terse({PART})?"
@@ -64,9 +65,12 @@ class SearchFolder:
 
 
 def hash_of(path: Path) -> str:
-    """SHA-256 of a file."""
-    with open(path, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    """The content hash of a `.terse` file (which results that are measured later do not change), else SHA-256."""
+    try:
+        return content_hash(path, 1 << 62)
+    except FormatError:
+        with open(path, "rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _remove(folder: Path, names: str) -> None:

@@ -11,6 +11,7 @@ from torch import nn
 
 from ..analysis.evaluate import Evaluation, evaluate
 from ..analysis.intervals import Estimate
+from ..analysis.results import measure
 from ..api import check_method, load, open_inputs
 from ..core.method import Job, Method, RunFolder
 from ..core.model import Item
@@ -18,8 +19,11 @@ from ..core.nested import hash_of_tensors
 from ..core.task import Task
 from ..errors import InputError
 from ..files.checkpoint import Where
+from ..files.results import Results
 from ..files.terse import write
+from ..network.uses import described
 from .folder import SearchFolder
+from .settings import SearchSettings
 from .trials import key_of
 
 VALIDATION = "validation"
@@ -40,13 +44,15 @@ class Runner:
         what: nn.Module | Where,
         module: nn.Module | None,
         task: Task | None,
-        effort: str,
+        settings: SearchSettings,
         folder: SearchFolder,
     ) -> None:
-        self.source, self.network = open_inputs(what, module)
-        self.task, self.effort, self.folder = task, effort, folder
+        opened, self.network = open_inputs(what, module)
+        self.task, self.effort, self.folder = task, settings.effort, folder
         self.reference = None if self.network is None else deepcopy(self.network)
         self.judged = None if module is None or task is None or task.validation is None else task
+        tested = self.judged is not None and self.judged.test is not None
+        self.source = described(opened, self.network, task, card_fields=settings.card_fields, results=tested)
         self.kept: tuple[str, Callable[[Method], Iterator[Item]]] | None = None  # the last method, ready for all rates
         began = time.perf_counter()
         original = None if self.judged is None else self._compared(self.network, VALIDATION)
@@ -75,11 +81,16 @@ class Runner:
 
     def evaluate(self, place: Path) -> Estimate | None:
         """The drop of a file on validation, in points, decoded from disk."""
-        return None if self.judged is None else self._of_file(place, VALIDATION)[0]
+        if self.judged is None or self.network is None:
+            return None
+        return self._drop(self._compared(load(place).apply_to(deepcopy(self.network)).eval(), VALIDATION))
 
-    def test(self, place: Path) -> tuple[Estimate, Estimate | None]:
-        """The drop of a file on the test split, in points, and what the original scores there (with labels)."""
-        return self._of_file(place, "test")
+    def test(self, place: Path) -> tuple[Estimate, Estimate | None, Results]:
+        """The drop of a file on the test split, in points, what the original scores there (with labels), and all that
+        the file is to say about it."""
+        assert self.judged is not None and self.network is not None
+        evaluation, results = measure(place, self.network, self.judged, "test", self.reference)
+        return self._drop(evaluation), evaluation.reference, results
 
     def expect(self, method: Method) -> float:
         """The seconds of a trial, guessed from those of a forward pass."""
@@ -91,13 +102,12 @@ class Runner:
         first = None if self.judged is None else next(self.judged.batches(VALIDATION), None)
         return "" if first is None else hash_of_tensors([first.inputs, first.targets])
 
-    def _of_file(self, place: Path, split: str) -> tuple[Estimate, Estimate | None]:
-        assert self.judged is not None and self.network is not None
-        evaluation = self._compared(load(place).apply_to(deepcopy(self.network)).eval(), split)
-        assert evaluation.drop is not None
+    def _drop(self, evaluation: Evaluation) -> Estimate:
+        """In points."""
+        assert evaluation.drop is not None and self.judged is not None
         if math.isnan(evaluation.drop.mean):  # such a network is as bad as can be
-            return Estimate(math.inf, math.inf, math.inf, evaluation.drop.n, math.inf, math.inf), evaluation.reference
-        return evaluation.drop.times(self.judged.points), evaluation.reference
+            return Estimate(math.inf, math.inf, math.inf, evaluation.drop.n, math.inf, math.inf)
+        return evaluation.drop.times(self.judged.points)
 
     def _compared(self, network: nn.Module | None, split: str) -> Evaluation:
         assert network is not None and self.judged is not None

@@ -1,12 +1,12 @@
 """What a search is told beside the network and the method."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
 from typing import Annotated, Any, Self
 
 from ..core.fields import Within, check_names, check_value
 from ..errors import UsageError
-from ..files.terse import Effort
+from ..files.terse import Effort, check_card_fields
 from .target import Target
 
 OnMessage = Callable[[str], None]
@@ -17,8 +17,8 @@ class SearchSettings:
     """The target, which is `max_bytes` (on disk) or `max_drop` (in points), and how it is searched for.
 
     `time_limit` is in seconds (None: as long as it takes). `overwrite` begins anew and replaces what is at the output.
-    `effort` is the coder's ("fast", "best"). `task_name` tells tasks apart in the log of trials. `on_message` gets a
-    line of text before every trial.
+    `effort` is the coder's ("fast", "best"). `task_name` tells tasks apart in the log of trials. `card_fields` are
+    what only the user knows about the file. `on_message` gets a line of text before every trial.
 
     **Raises** `UsageError` for a value that a setting cannot have, and without a target.
     """
@@ -29,12 +29,14 @@ class SearchSettings:
     overwrite: bool = False
     effort: Effort = "fast"
     task_name: str = ""
+    card_fields: Mapping[str, str] = field(default_factory=dict)
     on_message: OnMessage = lambda text: None
 
     def __post_init__(self) -> None:
         for each in fields(self):
             if each.name != "on_message":
                 object.__setattr__(self, each.name, check_value(each.name, each.type, getattr(self, each.name)))
+        check_card_fields(self.card_fields)
         if (self.max_bytes is None) == (self.max_drop is None):
             raise UsageError("give max_bytes= or max_drop= (one of the two)")
 

@@ -21,6 +21,7 @@ from ..errors import BudgetError, InputError, OutputError, TersenetError, UsageE
 from ..files.atomic import check_output
 from ..files.checkpoint import Where, checkpoint_at
 from ..files.packed_folder import check_packable, file_beside, names_folder
+from ..files.results import OF, content_hash, record
 from ..files.terse import save
 from ..methods import get, names
 from ..progress import OutOfTime, until
@@ -146,6 +147,8 @@ def _searched(
         check_output(output, overwrite=settings.overwrite)
         outcome = _search(what, file_beside(output), plan, module, task, settings)
         save(outcome.model, output, overwrite=settings.overwrite)
+        if outcome.model.results:  # of the same tensors, in another container
+            record(output, [content_hash(output)[:OF], *outcome.model.results[1:]])
         return outcome
     if output is not None:
         return _search(what, Path(output), plan, module, task, settings)
@@ -168,7 +171,7 @@ def _search(
     folder = SearchFolder(output)
     with folder.held():
         check_output(output, read, overwrite=settings.overwrite or _own(output, folder.log))
-        runner = Runner(what, module, task, settings.effort, folder)
+        runner = Runner(what, module, task, settings, folder)
         if settings.overwrite and folder.log.exists():  # nothing is deleted before a file could be made and judged
             _prove(runner, plan.first, deadline)
             folder.clear()
@@ -219,15 +222,22 @@ def _tested(outcome: Outcome, search: Search, runner: Runner) -> Outcome:
     """With the best file judged on the test split, from the log or now; warns where validation flatters."""
     known = search.trials.tested(outcome.best.digest)
     if known is None:
-        drop, original = runner.test(search.output)
-        known = {"drop": asdict(drop), "original": None if original is None else asdict(original)}
+        drop, original, results = runner.test(search.output)
+        known = {
+            "drop": asdict(drop),
+            "original": None if original is None else asdict(original),
+            "results": results.as_json(),
+        }
         search.trials.add_test(outcome.best.digest, known)
+    if "results" in known:
+        record(search.output, known["results"])
     originals = None
     if runner.original is not None and known["original"] is not None:
         originals = runner.original, Estimate(**known["original"])
     better = True if runner.judged is None else runner.judged.higher_is_better
     outcome = replace(
         outcome,
+        model=load(search.output),
         test=Estimate(**known["drop"]),
         test_looks=search.trials.test_looks,
         originals=originals,

@@ -59,7 +59,15 @@ class Vlcq(Method):
     """
 
     needs: ClassVar[str] = "nothing"
-    reference: ClassVar[str] = ""
+    reference: ClassVar[str] = """@article{vlcq2025,
+  title = {{VLCQ}}, journal = {Future Generation Computer Systems}, year = {2025},
+  doi = {10.1016/j.future.2024.107654}
+}
+@inproceedings{frantar2023gptq,
+  title = {{GPTQ}: Accurate Post-Training Quantization for Generative Pre-trained Transformers},
+  author = {Frantar, Elias and Ashkboos, Saleh and Hoefler, Torsten and Alistarh, Dan},
+  booktitle = {ICLR}, year = {2023}, eprint = {2210.17323}
+}"""
     QUICK: ClassVar[Mapping[str, Any]] = {"images": 16, "synthesis_steps": 10}
 
     target_bits: Annotated[float, Within(above=0, most=16)] | None = None

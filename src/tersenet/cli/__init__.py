@@ -9,7 +9,20 @@ from typing import Annotated
 import typer
 
 from ..version import __version__
-from . import auto, compress, decompress, demo, ending, evaluate, inspect, methods, reproduce, sensitivity, verify
+from . import (
+    auto,
+    compress,
+    decompress,
+    demo,
+    ending,
+    evaluate,
+    inspect,
+    methods,
+    report,
+    reproduce,
+    sensitivity,
+    verify,
+)
 
 app = typer.Typer(
     name="tersenet",
@@ -41,6 +54,7 @@ app.command("inspect")(inspect.command)
 app.command("verify")(verify.command)
 app.command("decompress")(decompress.command)
 app.command("eval")(evaluate.command)
+app.command("report")(report.command)
 app.command("sensitivity")(sensitivity.command)
 app.command("reproduce")(reproduce.command)
 app.command("methods")(methods.command)

@@ -10,6 +10,7 @@ import typer
 
 from .checkpoints import IgnoreKeys, Key, StripPrefix, checkpoint_of
 from .output import Json, Overwrite, print_json, print_table, progress_bar
+from .pairs import report_pairs
 
 if TYPE_CHECKING:
     from ..report.figures import Figure
@@ -42,6 +43,11 @@ def command(
     average_bits: Annotated[float | None, typer.Option(help="Choose bits for layers (8, 4, 2) with this mean.")] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write them here, for --layer-bits.")] = None,
     picture: Annotated[Path | None, typer.Option(help="Draw the costs here, as .svg.")] = None,
+    pairs: Annotated[
+        bool, typer.Option("--pairs", help="Instead: how much the clips of layers have to do with each other.")
+    ] = False,
+    samples: Annotated[int, typer.Option(min=1, help="Calibration samples of --pairs.")] = 64,
+    evaluations: Annotated[int, typer.Option(min=1, help="Losses that each of the searches of --pairs may use.")] = 300,
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
@@ -61,12 +67,17 @@ def command(
         raise UsageError("--output writes the bits of layers: give --average-bits")
     if picture is not None and picture.suffix.lower() != ".svg":
         raise UsageError(f"--picture is {picture}; pictures are written as .svg")
+    if pairs and (output is not None or average_bits is not None):
+        raise UsageError("--pairs chooses no bits: leave out --average-bits and --output")
     for wanted in (output, picture):
         if wanted is not None:
             check_output(wanted, checkpoint, overwrite=overwrite)
     source = checkpoint_of(checkpoint, key, strip_prefix, ignore_keys)
     network = load_into(source, make_model(model, model_arg or [], checkpoint))
     judged = make_task(task, task_arg or []).for_method()
+    if pairs:
+        report_pairs(source, network, judged, samples, evaluations, picture, overwrite, as_json)
+        return
     with progress_bar():
         rows = survey(network, judged, bits, score.value)
     agreement = judged.agreement_name

@@ -67,9 +67,10 @@ class Search:
         order = np.arange(len(self.start))
         for block in np.array_split(order, max(1, -(-len(order) // BLOCK))):
             if self.count < self.most:
-                self._powell(block, iterations)
+                self.powell(block, iterations)
 
-    def _powell(self, block: np.ndarray, iterations: int) -> None:
+    def powell(self, block: np.ndarray, iterations: int) -> None:
+        """Powell's method on the clips whose places are in `block`."""
         around = self.best.copy()
 
         def loss(ratios: np.ndarray) -> float:

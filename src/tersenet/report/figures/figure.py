@@ -26,5 +26,5 @@ def standalone(figure: Figure) -> str:
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH:g} {figure.height:g}" width="{2 * WIDTH:g}" '
         f'role="img"><title>{markup(figure.title)}</title><style>{svg.PALETTE}{svg.STYLE}</style>'
-        f'<rect width="100%" height="100%" style="fill:var(--paper)"/>{figure.elements}</svg>\n'
+        f'<rect width="100%" height="100%" class="paper"/>{figure.elements}</svg>\n'
     )

@@ -27,7 +27,7 @@ PALETTE = (
 )
 STYLE = (
     "svg text{font:13px system-ui,sans-serif;fill:var(--ink);unicode-bidi:isolate}"
-    ".soft{fill:var(--soft)}.grid{stroke:var(--grid);fill:none}.axis{stroke:var(--soft);fill:none}"
+    ".paper{fill:var(--paper)}.soft{fill:var(--soft)}.grid{stroke:var(--grid);fill:none}.axis{stroke:var(--soft);fill:none}"
     ".rule{stroke:var(--soft);stroke-dasharray:5 4;fill:none}.end{text-anchor:end}.mid{text-anchor:middle}"
     ".line{stroke-width:1.8}"
     + "".join(

@@ -176,8 +176,9 @@ def test_the_rules_offered_are_the_rules_there_are() -> None:
 
 def test_no_text_outside_the_command_line_tells_of_flags() -> None:
     source, found = Path(tersenet.__file__).parent, []
+    styles = {source / "report" / "page.py", source / "report" / "figures" / "svg.py"}  # CSS calls its variables so
     for path in source.rglob("*.py"):
-        if path.relative_to(source).parts[0] not in ("cli", "lab"):
+        if path.relative_to(source).parts[0] not in ("cli", "lab") and path not in styles:
             for node in ast.walk(ast.parse(path.read_text("utf-8"))):
                 if isinstance(node, ast.Constant) and isinstance(node.value, str):
                     words = node.value.replace("`", " ").replace("'", " ").replace("(", " ").split()

@@ -51,7 +51,7 @@ def test_each_folder_imports_only_from_the_ones_below_it(path: Path) -> None:
 
 METHODS = {path.name.removesuffix(".py") for path in (SOURCE / "methods").glob("[a-z]*") if path.name != "__pycache__"}
 FAMILIES = {"quantizers", "analysis"}  # where "lsq", "pot", "apot" are levels and ranges, and "imprint" a score
-EXEMPT = {SOURCE / "cli" / "demo.py", SOURCE / "cli" / "sensitivity.py", *SOURCE.glob("lab/**/*.py")}
+EXEMPT = {*(SOURCE / "cli" / f"{name}.py" for name in ("demo", "sensitivity", "pairs")), *SOURCE.glob("lab/**/*.py")}
 
 
 @pytest.mark.parametrize("path", [p for p in PYTHON if p not in EXEMPT], ids=lambda p: str(p.relative_to(SOURCE)))

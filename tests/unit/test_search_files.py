@@ -28,7 +28,7 @@ from tersenet.search.folder import hash_of
 from tersenet.search.search import Search
 from tersenet.search.trials import Trial, Trials
 
-NAMES = ("trials.sqlite", "frontier.png", "candidate.7.terse", "sketch.terse", ".candidate.7.terse.0123abcd.part")
+NAMES = ("trials.sqlite", "frontier.svg", "candidate.7.terse", "sketch.terse", ".candidate.7.terse.0123abcd.part")
 FOREIGN = ("notes.txt", "candidate.safetensors", "runs/mine/last.pt", "runs/0123456789ab/photo.png", "runs/readme")
 RUN = ("run.json", "last.pt", "log.jsonl", ".lock", ".last.pt.0123abcd.part", ".run.json.0123abcd.part")
 

@@ -39,8 +39,8 @@ def test_the_command_prints_a_table_and_writes_bits_that_compress_takes(
     assert len(facts["layers"]) == 4 and facts["layers"][3]["score"] is None  # the classifier has no imprint
     assert run("compress", *source[:1], "-o", str(tmp_path / "x.terse"), "--method", "rtn", "--layer-bits", bits) == 0
     capsys.readouterr()
-    assert run("sensitivity", *source, "--score", "hessian", "--picture", str(tmp_path / "x.png")) == 0
-    assert "conv3.weight" in capsys.readouterr().out and (tmp_path / "x.png").stat().st_size > 1000
+    assert run("sensitivity", *source, "--score", "hessian", "--picture", str(tmp_path / "x.svg")) == 0
+    assert "conv3.weight" in capsys.readouterr().out and (tmp_path / "x.svg").stat().st_size > 1000
 
 
 def test_other_scores_rank_the_same_layers(network: nn.Module, task: Task) -> None:

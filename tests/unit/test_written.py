@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from tersenet import codec
-from tersenet.cli.output import plain
 from tersenet.core import pieces
 from tersenet.core.activation import Activation
 from tersenet.core.grid import Codebook, FixedPoint, Grid, Outer, Uniform
@@ -18,6 +17,7 @@ from tersenet.core.pieces import decode_to
 from tersenet.errors import OutputError, SizeLimitError, TersenetError
 from tersenet.files.boundary import reading
 from tersenet.files.terse import load, save
+from tersenet.report.escape import plain
 from tersenet.report.size import GAPS, _survey
 
 CODES = torch.arange(12, dtype=torch.int8).reshape(3, 4) % 3

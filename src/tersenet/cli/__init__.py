@@ -21,6 +21,7 @@ from . import (
     evaluate,
     inspect,
     methods,
+    report,
     reproduce,
     sensitivity,
     verify,
@@ -59,6 +60,7 @@ app.command("ablate")(ablate.command)
 app.command("verify")(verify.command)
 app.command("decompress")(decompress.command)
 app.command("eval")(evaluate.command)
+app.command("report")(report.command)
 app.command("sensitivity")(sensitivity.command)
 app.command("reproduce")(reproduce.command)
 app.command("methods")(methods.command)

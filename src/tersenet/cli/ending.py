@@ -22,8 +22,8 @@ from typer.core import TyperGroup
 
 from ..errors import TersenetError, UsageError
 from ..files.atomic import RecordingFile
+from ..report.escape import plain
 from . import factory
-from .output import plain
 from .wording import in_flags
 
 FAILED, USAGE, INTERRUPTED, NOT_READ = 1, 2, 130, 141

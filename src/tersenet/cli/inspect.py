@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .output import Json, MaxOutput, plain, print_json, print_line, print_table
+from ..report.escape import plain
+from .output import Json, MaxOutput, print_json, print_line, print_table
 
 if TYPE_CHECKING:
     from ..files.summary import Row

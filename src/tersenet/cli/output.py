@@ -10,6 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
+from ..report.escape import plain
+
 ROWS = 1000  # of a table that are shown
 CELL = 200  # characters of a cell that are shown
 
@@ -30,19 +32,6 @@ def _finite(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _finite(part) for key, part in value.items()}
     return [_finite(part) for part in value] if isinstance(value, list | tuple) else value
-
-
-def plain(text: object, most: int = 2000) -> str:
-    """`text` as a terminal may show it: on one line, what is not printable escaped, cut after `most` characters.
-
-    >>> plain("a\x1b[2Jb")
-    'a\\\\x1b[2Jb'
-    """
-    whole = str(text)
-    shown = whole if len(whole) <= most else f"{whole[:most]}... ({len(whole) - most:,} more)"
-    if shown.isprintable():
-        return shown
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in shown)
 
 
 def print_line(text: object) -> None:

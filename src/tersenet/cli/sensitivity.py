@@ -4,12 +4,16 @@ import json
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from .checkpoints import IgnoreKeys, Key, StripPrefix, checkpoint_of
 from .output import Json, Overwrite, print_json, print_table, progress_bar
+from .pairs import report_pairs
+
+if TYPE_CHECKING:
+    from ..report.figures import Figure
 
 
 class Score(StrEnum):
@@ -38,7 +42,12 @@ def command(
     bits: Annotated[int, typer.Option(help="The width that layers are rounded to, 2 to 8.")] = 4,
     average_bits: Annotated[float | None, typer.Option(help="Choose bits for layers (8, 4, 2) with this mean.")] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write them here, for --layer-bits.")] = None,
-    picture: Annotated[Path | None, typer.Option(help="Draw the costs here (needs matplotlib).")] = None,
+    picture: Annotated[Path | None, typer.Option(help="Draw the costs here, as .svg.")] = None,
+    pairs: Annotated[
+        bool, typer.Option("--pairs", help="Instead: how much the clips of layers have to do with each other.")
+    ] = False,
+    samples: Annotated[int, typer.Option(min=1, help="Calibration samples of --pairs.")] = 64,
+    evaluations: Annotated[int, typer.Option(min=1, help="Losses that each of the searches of --pairs may use.")] = 300,
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
@@ -49,18 +58,26 @@ def command(
     from ..api import load_into
     from ..errors import UsageError
     from ..files.atomic import check_output, replacing_file
+    from ..report.figures import Panel, bars
     from .factory import make_model, make_task
 
     if not 2 <= bits <= 8:
         raise UsageError(f"--bits is {bits}; it may be 2 to 8")
     if output is not None and average_bits is None:
         raise UsageError("--output writes the bits of layers: give --average-bits")
+    if picture is not None and picture.suffix.lower() != ".svg":
+        raise UsageError(f"--picture is {picture}; pictures are written as .svg")
+    if pairs and (output is not None or average_bits is not None):
+        raise UsageError("--pairs chooses no bits: leave out --average-bits and --output")
     for wanted in (output, picture):
         if wanted is not None:
             check_output(wanted, checkpoint, overwrite=overwrite)
     source = checkpoint_of(checkpoint, key, strip_prefix, ignore_keys)
     network = load_into(source, make_model(model, model_arg or [], checkpoint))
     judged = make_task(task, task_arg or []).for_method()
+    if pairs:
+        report_pairs(source, network, judged, samples, evaluations, picture, overwrite, as_json)
+        return
     with progress_bar():
         rows = survey(network, judged, bits, score.value)
     agreement = judged.agreement_name
@@ -76,7 +93,9 @@ def command(
             with replacing_file(output, overwrite=overwrite) as stream:
                 stream.write(json.dumps(facts, indent=1, default=str).encode())
     if picture is not None:
-        _draw(picture, [(row.name, row.loss_alone, row.loss_kept) for row in rows], bits, overwrite)
+        panels = [Panel("only it", [r.loss_alone for r in rows]), Panel("all but it", [r.loss_kept for r in rows])]
+        title = f"Loss added when layers have {bits} bits"
+        _draw(picture, bars(title, "layer", [row.name for row in rows], panels), overwrite)
     if as_json:
         print_json(facts)
         return
@@ -95,24 +114,9 @@ def _signed(change: float) -> str:
     return f"{change:+.3f}"
 
 
-def _draw(path: Path, rows: list[tuple[str, float, float]], bits: int, overwrite: bool) -> None:
-    """Bars of the loss when only this layer is quantised."""
-    from ..errors import UsageError
+def _draw(path: Path, figure: "Figure", overwrite: bool) -> None:
     from ..files.atomic import replacing_file
+    from ..report.figures import standalone
 
-    try:
-        import matplotlib
-    except ImportError as error:
-        raise UsageError("--picture needs matplotlib: pip install matplotlib") from error
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(8, 0.25 * len(rows) + 1))
-    axes.barh([name for name, _, _ in rows][::-1], [alone for _, alone, _ in rows][::-1])
-    axes.set_xlabel(f"loss added when only this layer has {bits} bits")
-    figure.tight_layout()
-    kind = path.suffix[1:].lower() or "png"
-    if kind not in (known := figure.canvas.get_supported_filetypes()):
-        raise UsageError(f"a picture cannot be a .{kind}; it may be {', '.join(known)}")
     with replacing_file(path, overwrite=overwrite) as stream:
-        figure.savefig(stream, dpi=130, format=kind)
+        stream.write(standalone(figure).encode())

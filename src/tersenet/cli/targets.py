@@ -2,7 +2,6 @@
 
 import sys
 from dataclasses import asdict
-from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -55,8 +54,9 @@ def report(outcome: "Outcome", output: Path, as_json: bool, seconds: float) -> N
     from ..search.search import frontier
 
     best, kept = outcome.best, frontier(outcome.trials)
-    picture = output.with_name(output.name + ".search") / "frontier.png"
-    drawn = len(kept) > 1 and _draw(outcome, kept, picture)
+    picture = output.with_name(output.name + ".search") / "frontier.svg"
+    if drawn := len(kept) > 1:
+        _draw(outcome, picture)
     facts = {
         "output": str(output),
         "bytes": best.bytes,
@@ -152,27 +152,11 @@ def _needed(outcome: "Outcome") -> str:
     return ", ".join(filter(None, (own, other)))
 
 
-def _draw(outcome: "Outcome", frontier: "list[Trial]", path: Path) -> bool:
-    """Drop over bytes of all trials and the frontier; False where matplotlib is absent."""
-    try:
-        import matplotlib
-    except ImportError:
-        return False
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+def _draw(outcome: "Outcome", path: Path) -> None:
+    """Drop over bytes of all trials and the frontier."""
+    from ..files.atomic import replacing_file
+    from ..report.figures import standalone
+    from ..search.picture import trade_off
 
-    figure, axes = plt.subplots(figsize=(7, 4.5))
-    for name in dict.fromkeys(trial.name.split()[0] for trial in outcome.trials):
-        judged = [t for t in outcome.trials if t.name.split()[0] == name and t.most is not None and isfinite(t.most)]
-        bars = [[(t.drop or 0) - (t.least or 0) for t in judged], [(t.most or 0) - (t.drop or 0) for t in judged]]
-        axes.errorbar([t.bytes for t in judged], [t.drop or 0 for t in judged], bars, fmt="o", ms=4, lw=0.8, label=name)
-    axes.step([t.bytes for t in frontier], [t.drop or 0 for t in frontier], where="post", color="black", lw=0.8)
-    if outcome.target.max_drop is not None:
-        axes.axhline(outcome.target.max_drop, ls="--", lw=0.8, color="grey")
-        axes.set_ylim(top=max(4 * outcome.target.max_drop, 1))
-    axes.set(xscale="log", xlabel="bytes of the file on disk", ylabel="drop in points, validation")
-    axes.legend(fontsize=8)
-    figure.tight_layout()
-    figure.savefig(path, dpi=130)
-    plt.close(figure)
-    return True
+    with replacing_file(path, overwrite=True) as stream:
+        stream.write(standalone(trade_off(outcome.trials, outcome.target)).encode())

@@ -14,21 +14,29 @@ from .quantizer import ParamGroup
 from .weight import least_squares_clip
 
 Range = Literal["lsq", "rcf", "pact", "minmax", "ema", "percentile", "mse"]
+Sign = Literal["seen", "signed", "one-sided"]
 LEARNED = ("lsq", "rcf", "pact")
 SAMPLES = 1 << 13  # values kept per batch for percentile and mse
 PERCENTILE, DECAY, CANDIDATES = 0.9999, 0.9, 80
 
 
 class Observer:
-    """What the inputs of a layer looked like: extremes, a moving average of them, and a sample of values."""
+    """What the inputs of a layer looked like: extremes, a moving average of them, and a sample of values.
 
-    def __init__(self) -> None:
+    `sign`: levels have a sign where negative inputs are "seen", always ("signed"), or never ("one-sided": negative
+    inputs count as 0).
+    """
+
+    def __init__(self, sign: Sign = "seen") -> None:
+        self.sign = sign
         self.low = self.high = self.average = 0.0
         self.batches = self.features = 0
         self.samples: list[Tensor] = []
 
     def see(self, inputs: Tensor) -> None:
         """Take note of one batch."""
+        if self.sign == "one-sided":
+            inputs = inputs.clamp(min=0)
         low, high = float(inputs.min()), float(inputs.max())
         largest = max(-low, high)
         self.average = largest if self.batches == 0 else DECAY * self.average + (1 - DECAY) * largest
@@ -38,8 +46,8 @@ class Observer:
 
     @property
     def signed(self) -> bool:
-        """Whether negative inputs were seen."""
-        return self.low < 0
+        """Whether levels have a sign."""
+        return self.sign == "signed" or self.low < 0
 
     def clip(self, kind: Range, levels: Levels) -> float:
         """The magnitude that the highest level gets. Learned ranges start from the least-squares one."""
@@ -62,9 +70,9 @@ class InputRounder(nn.Module, ABC):
     then on `rounded` replaces the input. `freeze()(inputs)` equals `rounded(inputs)` in evaluation mode, bit for bit.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, sign: Sign = "seen") -> None:
         super().__init__()
-        self.observer: Observer | None = Observer()
+        self.observer: Observer | None = Observer(sign)
 
     def forward(self, inputs: Tensor) -> Tensor:
         if self.observer is not None:
@@ -99,8 +107,8 @@ class InputQuantizer(InputRounder):
     (APoT) and "pact" the clip. The scale is used as it is stored, in fp16 (fp32 where that would be too coarse).
     """
 
-    def __init__(self, kind: Range, levels_for: Callable[[bool], Levels]) -> None:
-        super().__init__()
+    def __init__(self, kind: Range, levels_for: Callable[[bool], Levels], sign: Sign = "seen") -> None:
+        super().__init__(sign)
         self.kind, self.levels_for = kind, levels_for
         self.levels = levels_for(False)
         self.per = self.factor = 1.0
@@ -109,7 +117,7 @@ class InputQuantizer(InputRounder):
         self.scale = nn.Parameter(torch.ones(()), requires_grad=kind in LEARNED)
 
     def settle(self) -> None:
-        """Levels with a sign if negative inputs were seen; the scale as `kind` says."""
+        """Levels with a sign if the observer says so; the scale as `kind` says."""
         assert self.observer is not None
         self.levels = self.levels_for(self.observer.signed)
         clip = self.observer.clip(self.kind, self.levels)

@@ -13,7 +13,7 @@ from ..files.results import content_hash
 
 PART = r"\.[0-9a-f]{8}\.part"  # what a writer that was killed leaves
 LITTER = rf"\.?(candidate|untrained|sketch)(\.\d+)?\.terse({PART})?"
-OWN = rf"trials\.sqlite(-journal|-wal|-shm)?|frontier\.png|{LITTER}"
+OWN = rf"trials\.sqlite(-journal|-wal|-shm)?|\.?frontier\.(png|svg)({PART})?|{LITTER}"
 OF_A_RUN = rf"\.?(run\.json|last\.pt)({PART})?|log\.jsonl|\.lock|events\.out\.tfevents\..*"
 
 

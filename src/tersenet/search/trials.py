@@ -3,7 +3,7 @@
 import json
 import sqlite3
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -135,6 +135,26 @@ class Trials:
     def close(self) -> None:
         """Close the file."""
         self.base.close()
+
+
+def read(path: Path) -> tuple[dict[str, Any], list[Trial]]:
+    """Which search a log is of, and its trials so far, without changing it, also while it is written.
+
+    **Raises** `InputError` if it is no log, or damaged; `OutputError` if another process holds it.
+    """
+    try:
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=HELD)) as base:
+            row = base.execute("SELECT identity FROM search").fetchone()
+            identity = {} if row is None else json.loads(row[0])
+            if not isinstance(identity, dict):
+                raise ValueError(f"an identity of {identity!r:.100}")
+            return identity, [_checked(row) for row in base.execute("SELECT * FROM trials ORDER BY rowid")]
+    except sqlite3.OperationalError as error:
+        if "no such table" in str(error):  # it is just being made
+            return {}, []
+        raise OutputError(f"{path} cannot be read: {error}; wait until the other process has ended") from error
+    except (sqlite3.Error, ValueError, TypeError, AttributeError, KeyError) as error:
+        raise InputError(f"{path} is damaged, or no log of a search ({error}): {ANEW}") from error
 
 
 def _checked(row: tuple[Any, ...]) -> Trial:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..core.fields import Within, check_widths
 from ..core.method import Job, Method
-from ..quantizers.activation import InputQuantizer, Range
+from ..quantizers.activation import InputQuantizer, Range, Sign
 from ..quantizers.bases import BASES, Base, FirstClip, eight_bits
 from ..quantizers.estimators import Estimator, rule_of
 from ..quantizers.project import Rule
@@ -53,6 +53,8 @@ class TrainedOnLevels(TrainedMethod):
     """What is done against weights that oscillate between two levels."""
     act_range: Range = "lsq"
     """How ranges of inputs are found: learned (lsq, rcf, pact) or observed."""
+    act_sign: Sign = "seen"
+    """Levels of inputs: with a sign where negative inputs are seen, always (signed), or never (one-sided)."""
 
     def check(self) -> None:
         """Widths that the levels have."""
@@ -137,4 +139,4 @@ class TrainedOnLevels(TrainedMethod):
         """Levels of `act_bits` bits, between the first and the last layer."""
         if not self.rounds_inputs or (target.first_or_last and self.first_last != "same"):
             return None
-        return InputQuantizer(self.act_range, partial(self.kind.inputs, self.act_bits))
+        return InputQuantizer(self.act_range, partial(self.kind.inputs, self.act_bits), self.act_sign)

@@ -34,7 +34,7 @@ from ...core.model import QTensor
 from ...errors import UsageError
 from ...network.kept import smallest_batch_norm
 from ...quantizers import attach
-from ...quantizers.activation import InputQuantizer, InputRounder, Range
+from ...quantizers.activation import InputQuantizer, InputRounder, Range, Sign
 from ...quantizers.bases import BASES
 from ...training.loop import Schedule, count_batches
 from ...training.method import Target, TrainedMethod
@@ -98,6 +98,8 @@ class Alq(TrainedMethod):
     """What inputs are rounded to: 2 to 8 bits of uniform levels, or sums of 1 to 4 learned bases."""
     act_range: Range = "lsq"
     """How ranges of uniform inputs are found: learned (lsq, rcf, pact) or observed."""
+    act_sign: Sign = "seen"
+    """Levels of inputs: with a sign where negative inputs are seen, always (signed), or never (one-sided)."""
     lr: Annotated[float, Within(above=0, most=1e6)] = 1e-3
     optimizer: Literal["adamw"] = "adamw"
     """Of what has no bases: AMSGrad with a decay of its own, as for the bases."""
@@ -110,6 +112,8 @@ class Alq(TrainedMethod):
             raise UsageError(
                 f"act_bits={self.act_bits}: inputs on {self.act_grid} levels have {least} to {most}, or 32: unrounded"
             )
+        if self.act_grid == "bases" and self.act_sign != "seen":
+            raise UsageError(f'act_sign="{self.act_sign}" has no effect: sums of learned bases lie where inputs are')
 
     @property
     def knob(self) -> Knob:
@@ -180,7 +184,7 @@ class Alq(TrainedMethod):
             return None
         if self.act_grid == "bases":
             return SummedInput(self.act_bits)
-        return InputQuantizer(self.act_range, partial(BASES["uniform"].inputs, self.act_bits))
+        return InputQuantizer(self.act_range, partial(BASES["uniform"].inputs, self.act_bits), self.act_sign)
 
     def make_optimizer(self, network: nn.Module, schedule: Schedule) -> torch.optim.Optimizer:
         """Loss-aware steps for bases, AMSGrad for the rest."""

@@ -42,7 +42,7 @@ from ...core.model import TensorSpec
 from ...network.kept import computed, left_out
 from ...network.layers import Layer, eval_without_grad
 from ...quantizers import attach
-from ...quantizers.activation import InputQuantizer, Range
+from ...quantizers.activation import InputQuantizer, Range, Sign
 from ...quantizers.bases import BASES
 from ...quantizers.quantizer import Quantizer
 from ...training.method import Target, TrainedMethod
@@ -81,6 +81,8 @@ class Bsq(TrainedMethod):
     """Bits per layer input; 32 leaves them unrounded."""
     act_range: Range = "lsq"
     """How ranges of inputs are found: learned (lsq, rcf, pact) or observed."""
+    act_sign: Sign = "seen"
+    """Levels of inputs: with a sign where negative inputs are seen, always (signed), or never (one-sided)."""
 
     def check(self) -> None:
         """Widths of 2 to 8 bits where they are given."""
@@ -122,7 +124,7 @@ class Bsq(TrainedMethod):
         """Integers of `act_bits` bits, between the first and the last layer."""
         if not self.rounds_inputs or target.first_or_last:
             return None
-        return InputQuantizer(self.act_range, partial(BASES["uniform"].inputs, self.act_bits))
+        return InputQuantizer(self.act_range, partial(BASES["uniform"].inputs, self.act_bits), self.act_sign)
 
     def attach(
         self, module: nn.Module, specs: Mapping[str, TensorSpec], inputs: Any, aliases: Mapping[str, str] | None = None

@@ -44,7 +44,7 @@ from ...core.fields import Within, check_widths
 from ...core.method import Job, Knob, Method
 from ...errors import UsageError
 from ...quantizers import attach
-from ...quantizers.activation import InputRounder
+from ...quantizers.activation import InputRounder, Sign
 from ...quantizers.bases import eight_bits
 from ...quantizers.quantizer import Quantizer
 from ...training.method import Target, TrainedMethod
@@ -75,6 +75,8 @@ class Cpq(TrainedMethod):
     """Which probabilities pass on the gradient of a weight: the mode's (multi-class STE), or all."""
     act_jacobian: Literal["winner", "full", "straight"] = "straight"
     """The same for inputs of layers, or unchanged inside the range (steps and temperatures as in winner)."""
+    act_sign: Sign = "seen"
+    """Levels of inputs: with a sign where negative inputs are seen, always (signed), or never (one-sided)."""
     dropbits: bool = False
     """Mask the outer codes of every tensor at random, anew for every minibatch."""
     keep: Annotated[float, Within(above=0, below=1)] = 0.9
@@ -139,7 +141,7 @@ class Cpq(TrainedMethod):
         """Codes of `act_bits` bits."""
         if not self.rounds_inputs or (target.first_or_last and self.first_last != "same"):
             return None
-        return CategoricalInput(self.act_bits, self.act_jacobian)
+        return CategoricalInput(self.act_bits, self.act_jacobian, self.act_sign)
 
     def on_phase(self, network: nn.Module, phase: int, job: Job) -> None:
         """In the second phase widths are what they are then."""

@@ -9,7 +9,7 @@ from ...core.activation import Activation
 from ...core.grid import Uniform
 from ...core.levels import Integers
 from ...core.model import QTensor
-from ...quantizers.activation import InputRounder
+from ...quantizers.activation import InputRounder, Sign
 from ...quantizers.project import LARGEST, SMALLEST, stored_scale
 from ...quantizers.quantizer import ParamGroup, Quantizer
 from .categorical import Categorical, Jacobian, Range, round_to_mode
@@ -152,10 +152,10 @@ class CategoricalWeight(Quantizer):
 
 
 class CategoricalInput(InputRounder):
-    """The same parametrisation of a layer's input: codes 0 to `2^bits - 1`, signed where negative inputs were seen."""
+    """The same parametrisation of a layer's input: codes 0 to `2^bits - 1`, or signed ones."""
 
-    def __init__(self, bits: int, jacobian: Jacobian) -> None:
-        super().__init__()
+    def __init__(self, bits: int, jacobian: Jacobian, sign: Sign = "seen") -> None:
+        super().__init__(sign)
         self.count, self.jacobian, self.codes = bits, jacobian, signed_range(bits)
         self.scale = StepAndSigma(torch.ones(()), 1, 1)
 

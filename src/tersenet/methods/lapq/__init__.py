@@ -36,6 +36,7 @@ from ...network.fold import rewritten
 from ...network.kept import check_finite, keep, prepare_batch_norm, why_kept
 from ...network.layers import NO_LAYER, eval_without_grad, find_layers, is_layer, tell_kept
 from ...progress import progress
+from ...quantizers.activation import Sign
 from .fake_quant import FakeQuantNetwork, WeightGrid
 
 NORMS = np.linspace(2, 4, 10)
@@ -66,9 +67,10 @@ class Search:
         order = np.arange(len(self.start))
         for block in np.array_split(order, max(1, -(-len(order) // BLOCK))):
             if self.count < self.most:
-                self._powell(block, iterations)
+                self.powell(block, iterations)
 
-    def _powell(self, block: np.ndarray, iterations: int) -> None:
+    def powell(self, block: np.ndarray, iterations: int) -> None:
+        """Powell's method on the clips whose places are in `block`."""
         around = self.best.copy()
 
         def loss(ratios: np.ndarray) -> float:
@@ -116,6 +118,8 @@ class Lapq(Method):
     """Bits per weight."""
     act_bits: Annotated[int, Within(2, 8, also=32)] = 32
     """Bits per layer input; 32 leaves them unrounded."""
+    act_sign: Sign = "seen"
+    """Levels of inputs: with a sign where negative inputs are seen, always (signed), or never (one-sided)."""
     search: Literal["minmax", "l2", "lp", "powell"] = "powell"
     """Where to stop: minmax (no clipping), l2 (squared error), lp (best norm), powell (all clips together)."""
     zero_level: bool = True
@@ -203,7 +207,7 @@ class Lapq(Method):
         inputs = [layer.path for layer in quantised if layer.weight not in ends] if self.act_bits != 32 else []
         weights = {name: KeptTensor(source.read(name), source.specs[name].dtype, "") for name in grids}
         CompressedModel(weights | self.kept(source, module, grids), source.aliases).apply_to(network)
-        return FakeQuantNetwork(network, with_loss(network, batches), grids, inputs, self.act_bits)
+        return FakeQuantNetwork(network, with_loss(network, batches), grids, inputs, self.act_bits, self.act_sign)
 
     def clips(self, rounded: FakeQuantNetwork) -> list[float]:
         """The clips of all weights and inputs, by the phases that `search` asks for."""

@@ -17,6 +17,7 @@ from ...core.grid import Uniform
 from ...core.levels import Integers
 from ...core.model import QTensor
 from ...network.calibrate import mean_loss
+from ...quantizers.activation import Sign
 from ...quantizers.project import some_of
 
 SAMPLES = 1 << 15  # values of a tensor that a norm is measured on
@@ -94,6 +95,7 @@ class FakeQuantNetwork:
         weights: Mapping[str, WeightGrid],
         inputs: Sequence[str],
         act_bits: int,
+        sign: Sign = "seen",
     ) -> None:
         self.module, self.batches = module, batches
         self.grids, self.act_bits = dict(weights), act_bits
@@ -105,10 +107,14 @@ class FakeQuantNetwork:
         self._rounding: dict[str, Callable[[Tensor], Tensor]] = {}
         for path in inputs:
             module.get_submodule(path).register_forward_pre_hook(self._hook(path))
-        self._find_signs()
+        self._find_signs(sign)
 
-    def _find_signs(self) -> None:
-        """Note which inputs are ever negative, on all calibration batches and in every call."""
+    def _find_signs(self, sign: Sign) -> None:
+        """Note which inputs get levels with a sign: where "seen", those that are ever negative, on all calibration
+        batches and in every call."""
+        if sign != "seen":
+            self.signed = dict.fromkeys(self.paths, sign == "signed")
+            return
 
         def seen(path: str) -> Callable[[Tensor], Tensor]:
             def look(given: Tensor) -> Tensor:

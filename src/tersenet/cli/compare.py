@@ -8,7 +8,8 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import UsageError
-from .output import Json, MaxOutput, plain, print_json, print_line, print_table
+from ..report.escape import plain
+from .output import Json, MaxOutput, print_json, print_line, print_table
 
 COLUMNS = (
     "file",

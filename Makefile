@@ -54,5 +54,11 @@ FAST ?= 1
 numbers: test-install
 	$(BIN)/python benchmarks/measured.py run $(if $(filter all,$(FAST)),--all)
 
+# The documentation as pages that need no server and no network, in build/site. A warning is an error.
+docs: $(BIN)/python
+	$(PIP) torch
+	$(PIP) ".[docs]"
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 clean:
 	rm -rf $(VENV) build dist

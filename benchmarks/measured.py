@@ -50,13 +50,10 @@ class Deviation:
 
 
 def number(text: str) -> str | float | int | None:
-    """The value of a cell: a number where it is one, nothing where it is empty."""
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text or None
+    """The value of a cell: a number where it is written as one, nothing where it is empty (`39609e0` is a commit)."""
+    if re.fullmatch(r"-?\d+", text):
+        return int(text)
+    return float(text) if re.fullmatch(r"-?\d+\.\d+(e[+-]\d+)?|-?\d+e[+-]\d+", text) else text or None
 
 
 def database(results: Path = RESULTS) -> sqlite3.Connection:
@@ -83,7 +80,9 @@ def answer(base: sqlite3.Connection, query: str, shown: str) -> str:
         ((value,),) = rows
         return str(value)
     lines = [names, ["---:" if name.startswith(">") else "---" for name in names], *rows]
-    cells = [["" if cell is None else str(cell).removeprefix(">") for cell in line] for line in lines]
+    cells = [
+        ["" if cell is None else str(cell).removeprefix(">").replace("|", r"\|") for cell in line] for line in lines
+    ]
     return "\n\n" + "".join(f"| {' | '.join(line)} |\n" for line in cells) + "\n"
 
 

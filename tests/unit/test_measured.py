@@ -33,7 +33,9 @@ def without_a_source(text: str) -> list[str]:
     filled = [part.span() for part in MEASURED["MARKED"].finditer(text)]
     found = []
     for table in TABLE.finditer(text):
-        rows = "".join(table.group().splitlines(keepends=True)[2:])
+        rows = re.sub(
+            r"`[^`]*`|\]\([^)]*\)", "", "".join(table.group().splitlines(keepends=True)[2:])
+        )  # no code, links
         sourced = any(begin <= table.start() < end for begin, end in filled)
         if re.search(r"\d", rows) and not sourced and not NOT_MEASURED.search(text[: table.start()]):
             found.append(table.group().partition("\n")[0])

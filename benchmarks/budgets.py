@@ -19,7 +19,19 @@ CASES = {
     "LeNet-5": ("lenet5_caffe.safetensors", "lenet5", "mnist", "MNIST"),
     "ResNet-20": ("resnet20.safetensors", "resnet20", "cifar10", "CIFAR-10 as JPEG"),
 }
-FIELDS = ["network", "data", "train", "data_free_bytes", "bytes", "drop", "low", "high", "n", "minutes"]
+FIELDS = [
+    "network",
+    "data",
+    "train",
+    "checkpoint_bytes",
+    "data_free_bytes",
+    "bytes",
+    "drop",
+    "low",
+    "high",
+    "n",
+    "minutes",
+]
 
 
 def run(*arguments: object) -> dict:
@@ -31,14 +43,16 @@ def run(*arguments: object) -> dict:
 def row(name: str, train: bool, work: Path) -> list:
     """Both searches for a network."""
     weights, model, task, data = CASES[name]
-    given = [Path(os.environ["WEIGHTS"]) / weights, "--model", model, "--task", task, "--max-drop", 1]
+    checkpoint = Path(os.environ["WEIGHTS"]) / weights
+    given = [checkpoint, "--model", model, "--task", task, "--max-drop", 1]
     free = run("compress", *given, "-o", work / f"{model}-free.terse")
     flags = ["--train"] if train else []
     found = run("auto", *given, "-o", work / f"{model}{'-train' * train}.terse", "--time-limit", 30, *flags)
     test = found["test"]
     drop = [round(test[key], 2) for key in ("mean", "low", "high")]
     minutes = round(found["seconds"] / 60, 1)
-    return [name, data, int(train), free["bytes"], found["bytes"], *drop, test["n"], minutes]
+    sizes = [checkpoint.stat().st_size, free["bytes"], found["bytes"]]
+    return [name, data, int(train), *sizes, *drop, test["n"], minutes]
 
 
 def main() -> None:

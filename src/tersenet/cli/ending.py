@@ -23,6 +23,7 @@ from typer.core import TyperGroup
 from ..errors import TersenetError, UsageError
 from ..files.atomic import RecordingFile
 from . import factory
+from .next_step import next_step
 from .output import plain
 from .wording import in_flags
 
@@ -66,7 +67,8 @@ def explain(error: BaseException, as_json: bool) -> int:
     kind, code = type(error).__name__, FAILED
     theirs = _users(error.__traceback__)
     if isinstance(error, TersenetError):
-        message, code = str(error), USAGE if isinstance(error, UsageError) else FAILED
+        message, code = in_flags(str(error)), USAGE if isinstance(error, UsageError) else FAILED
+        message += next_step(message)
     elif isinstance(error, KeyboardInterrupt):
         message, code = "interrupted", INTERRUPTED
     elif _is_memory(error):

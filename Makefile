@@ -3,7 +3,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install -q -c constraints.txt
 
-.PHONY: demo test check asan fuzz wheel test-install clean
+.PHONY: demo test check numbers docs asan fuzz wheel test-install clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -47,6 +47,18 @@ fuzz: test-install
 	$(PIP) ".[test,fuzz]"
 	for target in reader codec checkpoint; do \
 	$(BIN)/python tests/fuzz/fuzz.py $$target -max_total_time=$$(($(FUZZ_SECONDS) / 3)) || exit 1; done
+
+# Numbers of README and docs: runs the commands behind them that take minutes (FAST=1), or all of them (FAST=all), and fills
+# the pages. Needs TERSENET_DATA and WEIGHTS; goes on where it was stopped, until build/numbers is removed.
+FAST ?= 1
+numbers: test-install
+	$(BIN)/python benchmarks/measured.py run $(if $(filter all,$(FAST)),--all)
+
+# The documentation as pages that need no server and no network, in build/site. A warning is an error.
+docs: $(BIN)/python
+	$(PIP) torch
+	$(PIP) ".[docs]"
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 clean:
 	rm -rf $(VENV) build dist

@@ -99,7 +99,7 @@ def main() -> None:
         writer = csv.DictWriter(stream, rows[0])
         writer.writeheader()
         writer.writerows(rows)
-    with (HERE / "peers.csv").open() as stream:
+    with (HERE / "results" / "peers.csv").open() as stream:
         peers = [row for row in csv.DictReader(stream) if row["network"] == arguments.model]
     title = f"{arguments.model}, {rows[0]['images']:,} {arguments.split} images (CIFAR-10, JPEG)"
     draw(rows, peers, title, arguments.out.with_suffix(".png"))

@@ -1,6 +1,6 @@
 """The straight-through estimator's problem and its remedies: the numbers and pictures of docs/gradient-estimation.md.
 
-    python benchmarks/estimators.py toy                          # seconds: oscillation and bias on one weight
+    python benchmarks/estimators.py toy [--out OUT.csv]          # seconds: oscillation and bias on one weight
     TERSENET_DATA=FOLDER python benchmarks/estimators.py train lenet5 mnist WEIGHTS.safetensors --out OUT.csv
 
 `train` fine-tunes the network with W = A at 2 and 3 bits for every estimator and remedy over three seeds (LSQ, 100
@@ -50,7 +50,7 @@ def one_weight(rule: str, oscillation: str, steps: int = 3000) -> list[float]:
     return path
 
 
-def toy() -> None:
+def toy(out: Path | None) -> None:
     """Level changes per 1000 steps, and the bias of the straight-through gradient."""
     import matplotlib
 
@@ -58,12 +58,14 @@ def toy() -> None:
     import matplotlib.pyplot as plt
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6))
+    rows: list[list[object]] = []
     for rule, oscillation in [(rule, "none") for rule in ROWS] + [("ste", "dampen"), ("ste", "freeze")]:
         path = one_weight(rule, oscillation)
         levels = [round(w) for w in path[-1001:]]
         changes = sum(a != b for a, b in pairwise(levels))
         name = rule if oscillation == "none" else f"{rule} + {oscillation}"
-        print(f"{name:20} {changes:5d} level changes per 1000 steps, {100 * sum(levels[1:]) / 1000:.1f} % of them at 1")
+        rows.append([name, changes, round(100 * sum(levels[1:]) / 1000, 1)])
+        print(f"{name:20} {changes:5d} level changes per 1000 steps, {rows[-1][-1]:.1f} % of them at 1")
         if name in ("ste", "ewgs", "ste + dampen", "ste + freeze"):
             left.plot(path[-200:], label=name, linewidth=1)
     left.set(xlabel="step", ylabel="weight", title="min (q(w) - 0.3)² / 2: the last 200 steps")
@@ -77,6 +79,9 @@ def toy() -> None:
     figure.tight_layout()
     PICTURES.mkdir(exist_ok=True)
     figure.savefig(PICTURES / "gradient-estimation.png", dpi=130)
+    if out is not None:
+        with out.open("w", newline="") as stream:
+            csv.writer(stream, lineterminator="\n").writerows([["rule", "changes", "percent_at_1"], *rows])
 
 
 def bias(w: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -141,7 +146,7 @@ def train(model: str, task_name: str, weights: str, out: Path, batches: int, see
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("toy")
+    commands.add_parser("toy").add_argument("--out", type=Path)
     table = commands.add_parser("train")
     table.add_argument("model")
     table.add_argument("task")
@@ -151,6 +156,6 @@ if __name__ == "__main__":
     table.add_argument("--seeds", type=int, default=3)
     given = parser.parse_args()
     if given.command == "toy":
-        toy()
+        toy(given.out)
     else:
         train(given.model, given.task, given.weights, given.out, given.batches, given.seeds)

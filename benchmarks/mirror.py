@@ -1,8 +1,10 @@
 """Mirror descent and the straight-through estimator: the picture and numbers of docs/gradient-estimation.md.
 
-python benchmarks/mirror.py                                  # seconds
+python benchmarks/mirror.py [--out OUT.csv]                  # seconds
 """
 
+import argparse
+import csv
 from pathlib import Path
 
 import matplotlib
@@ -41,17 +43,22 @@ def descended(rule: Rule, betas: tuple[float, float], inputs: Tensor, targets: T
     return torch.stack(weights), torch.stack(duals)
 
 
-def against_binaryconnect() -> None:
+def against_binaryconnect(out: Path | None) -> None:
     """How far duals and signs are from BinaryConnect's when beta is fixed."""
     generator = torch.Generator().manual_seed(0)
     inputs, hidden = (torch.randn(*shape, generator=generator) for shape in ((64, 24), (24,)))
     targets = inputs @ hidden.sign()
     limit = descended("binaryconnect", (1.0, 1.0), inputs, targets)[1]
+    rows: list[list[object]] = []
     print("beta       largest difference of duals   signs that differ at the end")
     for beta in (1.0, 10.0, 1e2, 1e3, 1e4, 1e30):
         duals = descended("md-tanh", (beta, beta), inputs, targets)[1].clamp(-1, 1)
         away, signs = float((duals - limit).abs().max()), int((duals[-1].sign() != limit[-1].sign()).sum())
+        rows.append([f"{beta:g}", f"{away:.2g}"])
         print(f"{beta:<10g} {away:<29.4g} {signs}")
+    if out is not None:
+        with out.open("w", newline="") as stream:
+            csv.writer(stream, lineterminator="\n").writerows([["beta", "difference"], *rows])
 
 
 def picture() -> None:
@@ -82,5 +89,7 @@ def picture() -> None:
 
 
 if __name__ == "__main__":
-    against_binaryconnect()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, help="A CSV file for the largest differences of duals.")
+    against_binaryconnect(parser.parse_args().out)
     picture()

@@ -136,6 +136,12 @@ def load(path: str | Path, *, max_output: int | None = None) -> CompressedModel:
     `max_output` is how many bytes the tensors may take (default: the larger of 256 MiB and 250 times the file).
 
     **Raises** `FormatError` for a damaged or foreign file, `SizeLimitError`.
+
+    >>> import torch
+    >>> from tersenet import save
+    >>> size = save(compress(torch.nn.Linear(64, 64), "rtn", bits=4), "net.terse")
+    >>> load("net.terse").tensors["weight"].codes.max()
+    tensor(7, dtype=torch.int8)
     """
     return open_terse(path, max_output=max_output)
 

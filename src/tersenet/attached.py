@@ -90,24 +90,54 @@ def param_groups(module: nn.Module, lr: float, weight_decay: float = 1e-4) -> li
 
 def anneal(module: nn.Module, progress: float, lr: float = 0.0) -> None:
     """Tell the quantizers in `module` how much of the training is done (0 to 1), and what a lasting gradient moves a
-    weight per step (`lr`: the learning rate, over 1 - momentum), which annealed estimators and penalties follow."""
+    weight per step (`lr`: the learning rate, over 1 - momentum), which annealed estimators and penalties follow.
+
+    >>> import torch
+    >>> net = torch.nn.Sequential(torch.nn.Linear(64, 64))
+    >>> net = attach(net, "lsq", [torch.randn(8, 64)], bits=3, first_last="same")
+    >>> for step in range(10):
+    ...     anneal(net, step / 10, lr=0.01 / (1 - 0.9))
+    """
     quantizers.anneal(module, progress, lr)
 
 
 def penalty(module: nn.Module) -> Tensor:
-    """What the quantizers in `module` add to the loss (a scalar, often 0)."""
+    """What the quantizers in `module` add to the loss (a scalar, often 0).
+
+    >>> import torch
+    >>> net = torch.nn.Sequential(torch.nn.Linear(64, 64))
+    >>> net = attach(net, "lsq", [torch.randn(8, 64)], bits=3, first_last="same")
+    >>> loss = net(torch.randn(8, 64)).square().mean() + penalty(net)
+    """
     return quantizers.penalty(module)
 
 
 def after_step(module: nn.Module) -> None:
-    """Let the quantizers in `module` project what the optimizer has just changed; most have nothing to do."""
+    """Let the quantizers in `module` project what the optimizer has just changed; most have nothing to do.
+
+    >>> import torch
+    >>> net = torch.nn.Sequential(torch.nn.Linear(64, 64))
+    >>> net = attach(net, "lsq", [torch.randn(8, 64)], bits=3, first_last="same")
+    >>> optimizer = torch.optim.SGD(param_groups(net, lr=0.01))
+    >>> net(torch.randn(8, 64)).square().mean().backward()
+    >>> optimizer.step()
+    >>> after_step(net)
+    """
     quantizers.after_step(module)
 
 
 def on_epoch(module: nn.Module, epoch: int, optimizer: torch.optim.Optimizer) -> None:
     """Let the method of the quantizers in `module` do what it does where an epoch begins (`epoch` counts from 0), and
     once more after the last: regroup, prune, lower precisions; most have nothing to do. No shape changes, but the
-    `optimizer` may forget its state of what was changed."""
+    `optimizer` may forget its state of what was changed.
+
+    >>> import torch
+    >>> net = torch.nn.Sequential(torch.nn.Linear(64, 64))
+    >>> net = attach(net, "lsq", [torch.randn(8, 64)], bits=3, first_last="same")
+    >>> optimizer = torch.optim.SGD(param_groups(net, lr=0.01))
+    >>> for epoch in range(2):
+    ...     on_epoch(net, epoch, optimizer)
+    """
     chosen, source = _attached(module)
     chosen.on_epoch(module, epoch, optimizer, Job(source, module))
 
@@ -120,6 +150,13 @@ def freeze(module: nn.Module, inputs: Iterable[Any] | None = None) -> Compressed
     norms only scale and shift from now on, so it cannot be trained further.
 
     **Raises** `UsageError` if nothing was attached to it.
+
+    >>> import torch
+    >>> net = torch.nn.Sequential(torch.nn.Linear(64, 64))
+    >>> net = attach(net, "lsq", [torch.randn(8, 64)], bits=3, first_last="same")
+    >>> x, small = torch.randn(8, 64), freeze(net)
+    >>> torch.equal(net.eval()(x), small.apply_to(torch.nn.Sequential(torch.nn.Linear(64, 64)))(x))
+    True
     """
     chosen, source = _attached(module)
     if inputs is not None:
@@ -132,6 +169,14 @@ def detach(module: Module) -> Module:
     """Take the quantizers out of `module` again: an ordinary network with its full-precision weights as trained so far.
 
     **Raises** `UsageError` if nothing was attached to it.
+
+    >>> import torch
+    >>> net = torch.nn.Sequential(torch.nn.Linear(64, 64))
+    >>> net = attach(net, "lsq", [torch.randn(8, 64)], bits=3, first_last="same")
+    >>> detach(net)
+    Sequential(
+      (0): Linear(in_features=64, out_features=64, bias=True)
+    )
     """
     _attached(module)
     quantizers.detach(module)

@@ -15,8 +15,8 @@ import tersenet
 from tersenet.cli import main
 from tersenet.methods import settings
 
-README = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
-EXAMPLE = next(block for block in README.split("```python\n")[1:] if "def make(width" in block).split("```")[0]
+TUTORIAL = (Path(__file__).parents[2] / "docs" / "tutorials" / "2-network-and-data.md").read_text("utf-8")
+EXAMPLE = TUTORIAL.split('```python title="cnn.py"\n')[1].split("```")[0]
 
 
 def run(*arguments: str | Path) -> int:
@@ -175,7 +175,7 @@ def test_a_users_own_network_and_metric_work_from_outside_the_repository(tmp_pat
     ):
         done = subprocess.run([*tersenet, *command], cwd=tmp_path, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["agreement"]["n"] == 250
+    assert json.loads(done.stdout)["agreement"]["n"] == 100
 
 
 @pytest.mark.parametrize(("text", "value"), [("True", True), ("false", False), ("None", None), ("3", 3), ("a", "a")])

@@ -30,10 +30,19 @@ from . import (
 app = typer.Typer(
     name="tersenet",
     cls=ending.Commands,
-    no_args_is_help=True,
+    invoke_without_command=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
+    context_settings={"help_option_names": ["--help", "-h"]},
 )
+MAKE, LOOK, BACK, LEARN = "Make a network smaller", "Look inside and check", "Get it back", "Try and understand"
+FIRST = """\
+tersenet: the smallest honest file of a trained neural network that still does its job, and back. Try
+
+  tersenet demo                                             a small network, compressed and reloaded: see what it costs
+  tersenet compress net.safetensors -o net.terse            your checkpoint; nothing else is needed
+  tersenet methods                                          what there is beside the default
+
+`tersenet --help` lists all commands, `tersenet COMMAND --help` explains one."""
 
 
 def _version(asked: bool) -> None:
@@ -44,27 +53,30 @@ def _version(asked: bool) -> None:
 
 @app.callback()
 def options(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", is_eager=True, callback=_version, help="Print the version and exit.")
     ] = False,
 ) -> None:
     """The smallest honest file of a trained neural network that still does its job, and back."""
+    if context.invoked_subcommand is None:
+        print(FIRST)
 
 
-app.command("compress", context_settings=compress.PASS_ON)(compress.command)
-app.command("auto")(auto.command)
-app.command("inspect")(inspect.command)
-app.command("card")(card.command)
-app.command("compare")(compare.command)
-app.command("ablate")(ablate.command)
-app.command("verify")(verify.command)
-app.command("decompress")(decompress.command)
-app.command("eval")(evaluate.command)
-app.command("report")(report.command)
-app.command("sensitivity")(sensitivity.command)
-app.command("reproduce")(reproduce.command)
-app.command("methods")(methods.command)
-app.command("demo")(demo.command)
+app.command("compress", context_settings=compress.PASS_ON, rich_help_panel=MAKE)(compress.command)
+app.command("auto", rich_help_panel=MAKE)(auto.command)
+app.command("inspect", rich_help_panel=LOOK)(inspect.command)
+app.command("card", rich_help_panel=LOOK)(card.command)
+app.command("report", rich_help_panel=LOOK)(report.command)
+app.command("compare", rich_help_panel=LOOK)(compare.command)
+app.command("verify", rich_help_panel=LOOK)(verify.command)
+app.command("eval", rich_help_panel=LOOK)(evaluate.command)
+app.command("decompress", rich_help_panel=BACK)(decompress.command)
+app.command("demo", rich_help_panel=LEARN)(demo.command)
+app.command("methods", rich_help_panel=LEARN)(methods.command)
+app.command("ablate", rich_help_panel=LEARN)(ablate.command)
+app.command("sensitivity", rich_help_panel=LEARN)(sensitivity.command)
+app.command("reproduce", rich_help_panel=LEARN)(reproduce.command)
 
 
 def main(arguments: list[str] | None = None) -> None:

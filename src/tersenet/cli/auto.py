@@ -8,6 +8,7 @@ import typer
 
 from .card import CardField, card_fields, write_beside
 from .checkpoints import Attach, IgnoreKeys, Key, StripPrefix, checkpoint_of
+from .methods import complete
 from .output import Json, Overwrite, progress_bar
 from .targets import MaxBytes, MaxDrop, points, print_message, report
 
@@ -30,7 +31,8 @@ def command(
     max_bytes: MaxBytes = None,
     train: Annotated[bool, typer.Option("--train", help="Allow methods that train.")] = False,
     method: Annotated[
-        list[str] | None, typer.Option(help="Only this one (a name or FILE.py:Class); may be repeated.")
+        list[str] | None,
+        typer.Option(help="Only this one (a name or FILE.py:Class); may be repeated.", autocompletion=complete),
     ] = None,
     time_limit: Annotated[float, typer.Option(help="Minutes.")] = 30.0,
     card_field: CardField = None,

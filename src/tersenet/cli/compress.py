@@ -11,6 +11,7 @@ import typer
 from ..methods import DEFAULT_METHOD
 from .card import CardField, card_fields, write_beside
 from .checkpoints import Attach, IgnoreKeys, Key, StripPrefix, checkpoint_of
+from .methods import complete
 from .output import Json, Overwrite, print_json, print_line, progress_bar
 from .targets import MaxBytes, MaxDrop, points, print_message, report
 
@@ -31,7 +32,9 @@ def command(
     output: Annotated[
         str, typer.Option("--output", "-o", help="The file to write, or FOLDER/ for a folder that transformers loads.")
     ],
-    method: Annotated[str, typer.Option(help="A name (see `tersenet methods`) or FILE.py:Class.")] = DEFAULT_METHOD,
+    method: Annotated[
+        str, typer.Option(help="A name (see `tersenet methods`) or FILE.py:Class.", autocompletion=complete)
+    ] = DEFAULT_METHOD,
     model: Annotated[
         str | None,
         typer.Option(

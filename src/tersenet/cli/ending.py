@@ -24,6 +24,7 @@ from ..errors import TersenetError, UsageError
 from ..files.atomic import RecordingFile
 from ..report.escape import plain
 from . import factory
+from .next_step import next_step
 from .wording import in_flags
 
 FAILED, USAGE, INTERRUPTED, NOT_READ = 1, 2, 130, 141
@@ -66,7 +67,8 @@ def explain(error: BaseException, as_json: bool) -> int:
     kind, code = type(error).__name__, FAILED
     theirs = _users(error.__traceback__)
     if isinstance(error, TersenetError):
-        message, code = str(error), USAGE if isinstance(error, UsageError) else FAILED
+        message, code = in_flags(str(error)), USAGE if isinstance(error, UsageError) else FAILED
+        message += next_step(message)
     elif isinstance(error, KeyboardInterrupt):
         message, code = "interrupted", INTERRUPTED
     elif _is_memory(error):

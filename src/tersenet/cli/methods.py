@@ -9,8 +9,16 @@ from .output import Json, print_json, print_table
 from .wording import in_flags
 
 
+def complete() -> list[str]:
+    """The names of the methods, for the shell."""
+    from ..methods import names
+
+    return names()
+
+
 def command(
-    name: Annotated[str | None, typer.Argument(help="Show one method in full.")] = None, as_json: Json = False
+    name: Annotated[str | None, typer.Argument(help="Show one method in full.", autocompletion=complete)] = None,
+    as_json: Json = False,
 ) -> None:
     """List the methods, or describe one with its options."""
     from ..methods import facts, names

@@ -69,7 +69,12 @@ def _kinds(cls: type) -> dict[str, Any]:
 @dataclass(frozen=True)
 class RunFolder:
     """Where a training keeps its checkpoints and log (None: nowhere); whether it goes on there; what it starts from
-    (the folder of a finished training, or a `.terse` file)."""
+    (the folder of a finished training, or a `.terse` file).
+
+    >>> from pathlib import Path
+    >>> RunFolder(Path("runs/lsq3"), resume=True).start is None
+    True
+    """
 
     folder: Path | None = None
     resume: bool = False
@@ -79,7 +84,13 @@ class RunFolder:
 @dataclass(frozen=True)
 class Job:
     """What a method works on: the tensors of a checkpoint and, where they are known, the network that holds them
-    (evaluation mode, left as it is), a task (without its test split), and the run folder of a training."""
+    (evaluation mode, left as it is), a task (without its test split), and the run folder of a training.
+
+    >>> from tersenet.files.checkpoint import open_module
+    >>> job = Job(open_module(nn.Linear(64, 64)))
+    >>> list(job.source.specs)
+    ['weight', 'bias']
+    """
 
     source: TensorSource
     module: nn.Module | None = None
@@ -95,7 +106,11 @@ class Job:
 
 @dataclass(frozen=True)
 class Knob:
-    """The field of a method that trades bytes for accuracy, and its values from the largest file to the smallest."""
+    """The field of a method that trades bytes for accuracy, and its values from the largest file to the smallest.
+
+    >>> Knob("bits", (8, 4, 2)).values[-1]
+    2
+    """
 
     field: str
     values: tuple[float, ...]
@@ -110,6 +125,15 @@ class Method(ABC):
     fields here are those of every method. A string literal below a field is its line of help.
 
     The annotation of a field says what it may be (`core.fields`); what fields may be together is for `check`.
+
+    >>> import dataclasses, tersenet
+    >>> @dataclasses.dataclass(frozen=True)
+    ... class Halved(Method):
+    ...     def compress(self, job):
+    ...         for name, spec in job.source.specs.items():
+    ...             yield name, KeptTensor(job.source.read(name).half(), spec.dtype, "halved")
+    >>> tersenet.compress(nn.Linear(64, 64), Halved()).tensors["weight"].tensor.dtype
+    torch.float16
     """
 
     needs: ClassVar[str] = "nothing"

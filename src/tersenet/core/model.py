@@ -33,6 +33,10 @@ class QTensor:
 
     **Shapes**: `codes` has the shape of the original tensor, in the narrowest of int8, int16, int32 that holds it
     (a wider type is allowed and equal).
+
+    >>> from tersenet import Uniform
+    >>> QTensor(torch.tensor([-1, 0, 3], dtype=torch.int8), Uniform(torch.tensor(0.5))).dequantize()
+    tensor([-0.5000,  0.0000,  1.5000])
     """
 
     codes: Tensor
@@ -50,7 +54,11 @@ class QTensor:
 
 @dataclass(frozen=True)
 class KeptTensor:
-    """A tensor that is not quantised, in the precision its method chose, and why (`reason`, one short phrase)."""
+    """A tensor that is not quantised, in the precision its method chose, and why (`reason`, one short phrase).
+
+    >>> KeptTensor(torch.tensor([0.5], dtype=torch.float16), torch.float32, "bias").dequantize().dtype
+    torch.float32
+    """
 
     tensor: Tensor
     dtype: torch.dtype
@@ -88,6 +96,10 @@ class CompressedModel:
     `activations` maps the paths of layers to what their inputs are rounded to.
     `results` are what was measured of its file: None if the file keeps no room for them, empty before.
     `provenance` is what made it: method, fields, seed, versions, input hashes; never paths, hosts or times.
+
+    >>> small = CompressedModel({"bias": KeptTensor(torch.ones(2), torch.float32, "bias")})
+    >>> small.state_dict()
+    {'bias': tensor([1., 1.])}
     """
 
     tensors: Mapping[str, Entry]

@@ -82,6 +82,11 @@ def save(model: CompressedModel, path: str | Path, *, overwrite: bool = False, e
 
     **Raises** `OutputError` if `path` exists (without `overwrite`), cannot be written, or could not be read again; then
     nothing has changed.
+
+    >>> model = CompressedModel({"bias": KeptTensor(torch.ones(2), torch.float32, "bias")})
+    >>> import os
+    >>> save(model, "net.terse") == os.path.getsize("net.terse")
+    True
     """
     if not isinstance(model, CompressedModel):
         raise UsageError(f"got a {type(model).__name__}: expected what compress, freeze or load return")

@@ -12,7 +12,7 @@ def load() -> tuple[Tensor, Tensor]:
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
-        raise UsageError("the digits need scikit-learn: pip install 'tersenet[lab]'") from error
+        raise UsageError("the digits need scikit-learn: pip install scikit-learn") from error
     data = load_digits()
     order = torch.randperm(len(data.target), generator=torch.Generator().manual_seed(0))
     images = torch.tensor(data.images, dtype=torch.float32)[order].unsqueeze(1) / 8 - 1

@@ -147,7 +147,7 @@ def _jpegs(archive: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
     try:
         from PIL import Image
     except ImportError as error:
-        raise UsageError("the JPEG archive needs Pillow: pip install 'tersenet[lab]'") from error
+        raise UsageError("the JPEG archive needs Pillow: pip install pillow") from error
     with np.load(archive) as data:
         header, scan = data["header"].tobytes(), data[f"{split}_scan"].tobytes()
         ends, labels = data[f"{split}_offset"].tolist(), data[f"{split}_label"]

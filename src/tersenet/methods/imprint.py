@@ -10,6 +10,11 @@ Other scores for comparison: Fisher, Hessian trace, the loss increase when only 
 imprinting order reversed. `optimum` instead of the ladder minimises `sum(score x squared rounding error)` exactly.
 
 Needs the network's code, labelled training data, a calibration split with every class, and a validation split.
+
+Use it when layers should get different widths and the choice has to be made before training, from forward passes
+alone. Not when the best order of layers is what counts: on ResNet-20 Fisher and Hessian scores, and the order
+reversed, did better at equal bytes. It costs a forward pass over the calibration images per layer, then a short
+training.
 """
 
 from collections.abc import Mapping

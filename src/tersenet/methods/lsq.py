@@ -7,6 +7,10 @@ steps of inputs start at the least-squares ones. Steps are used in fp16, as they
 re-estimated at the end.
 
 Needs the network's code and training data.
+
+Use it when training at 2 to 8 bits is wanted, inputs rounded or not: the method that others are compared with. Not
+when there is no training data, or the width should be learned (`bsq`, `cpq`). It costs a training: three passes per
+sample and epoch, four with `distill`; memory for one more copy of the weights.
 """
 
 from collections.abc import Mapping

@@ -5,6 +5,9 @@ More bits only add levels near zero: on Gaussian weights the error stops falling
 `apot`: normalised weights, learned clipping with RCF's gradients, per tensor or per channel.
 
 Needs the network's code and training data.
+
+Use it when products have to be shifts. Not when only the file counts: more bits add levels near zero alone, and
+`apot` has better ones at the same width. It costs a training, as `lsq`.
 """
 
 from collections.abc import Mapping

@@ -7,6 +7,10 @@ consecutive weights of a row. Scales are rounded to fp16 (fp32 where fp16 would 
 
 Needs nothing but the weights; with the network's code (`module=`), `bn="fold"` folds batch norm into the weights first
 and `equalise=True` equalises channels between layers (Nagel et al. 2019), which helps one scale per tensor most.
+
+Use it as the baseline that every other method has to beat, and at 8 bits, where nothing is lost and it takes a
+second. Not below 5 bits, where `vlcq` keeps more accuracy in fewer bytes on every network that we measured. It costs
+seconds; no data.
 """
 
 from collections.abc import Callable, Iterator, Mapping

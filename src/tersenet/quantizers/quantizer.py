@@ -18,6 +18,15 @@ class Quantizer(nn.Module, ABC):
     which the other methods get one by one. `forward(*latents) -> value`; `freeze(*latents).dequantize()` equals
     `forward(*latents)` in evaluation mode, bit for bit. The shapes of latents, parameters and buffers never change in a
     training (precision falls by masks), so that it can be resumed.
+
+    >>> from tersenet.core.grid import Uniform
+    >>> class Halves(Quantizer):
+    ...     def forward(self, weight):
+    ...         return weight + ((weight * 2).round() / 2 - weight).detach()  # straight through
+    ...     def freeze(self, weight):
+    ...         return QTensor((weight * 2).round().to(torch.int8), Uniform(torch.tensor(0.5)))
+    >>> Halves().freeze(torch.tensor([0.3, -1.1])).dequantize()
+    tensor([ 0.5000, -1.0000])
     """
 
     progress: Tensor

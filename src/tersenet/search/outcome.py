@@ -12,7 +12,14 @@ from .trials import Trial
 class Outcome:
     """What a search found: the best trial, all trials, why it ended ("finished", "out of time", "interrupted"), the
     model of the best file, the drop on the test split in points, how many looks this search has taken at the test
-    split, and what the original network scores on validation and on test (None without labels)."""
+    split, and what the original network scores on validation and on test (None without labels).
+
+    >>> import tersenet, torch
+    >>> from tersenet.methods import get
+    >>> found = tersenet.compress_within(torch.nn.Linear(64, 64), None, get("rtn")(), max_bytes=3000)
+    >>> found.verdict, found.best.bytes <= 3000
+    ('met', True)
+    """
 
     best: Trial
     target: Target

@@ -64,6 +64,11 @@ def compress_within(
     end. Without `output` nothing is kept but `Outcome.model`. `settings` are those of `SearchSettings`.
 
     **Raises** `BudgetError` if no trial could be finished, and what `compress_file` raises.
+
+    >>> from tersenet.methods import get
+    >>> found = compress_within(nn.Linear(64, 64), None, get("rtn")(), max_bytes=3000)
+    >>> found.best.bytes <= 3000
+    True
     """
     chosen = SearchSettings.of(settings)
     plan = _Plan([_step(method, chosen.max_bytes)], method, identified(method, chosen.effort))
@@ -85,8 +90,10 @@ def auto(
     knob, and a training at the size, that those before it have reached. The time limit is half an hour if none is
     given.
 
-    >>> outcome = auto(net, task=task, max_drop=1)  # doctest: +SKIP
-    >>> outcome.verdict, outcome.model.apply_to(net)  # doctest: +SKIP
+    >>> batch = (torch.randn(64, 64), torch.randint(10, (64,)))
+    >>> net, task = nn.Linear(64, 10), Task(train=[batch], calibration=[batch], validation=[batch], test=[batch])
+    >>> auto(net, task=task, module=net, max_bytes=900).verdict
+    'met'
     """
     chosen = SearchSettings.of({"time_limit": HALF_AN_HOUR, **settings})
     source, network = open_inputs(what, module)

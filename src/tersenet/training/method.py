@@ -39,7 +39,12 @@ FULL_PRECISION = "full precision"  # why a tensor that could be quantised was ke
 @dataclass(frozen=True)
 class Target:
     """A tensor to quantise: its name, shape, dtype and channel axis, whether it belongs to the first or last layer,
-    whether a batch norm of its own follows its layer, and its share of the elements of all such tensors."""
+    whether a batch norm of its own follows its layer, and its share of the elements of all such tensors.
+
+    >>> from tersenet.core.model import TensorSpec
+    >>> Target("fc.weight", TensorSpec(torch.Size([10, 64]), torch.float32), True, False, 0.25).name
+    'fc.weight'
+    """
 
     name: str
     spec: TensorSpec
@@ -53,6 +58,11 @@ class TrainedMethod(Method):
     """A method that trains: `epochs` from the learning rate `lr` to 0, gradients clipped to norm `clip_grad` (0: not).
 
     `distill` is the share of the loss that is the distance to the outputs of the network before compression.
+
+    >>> from tersenet.methods import get
+    >>> lsq = get("lsq")(bits=3, epochs=2, distill=0.7)
+    >>> isinstance(lsq, TrainedMethod), lsq.phases()[0].epochs
+    (True, 2)
     """
 
     needs: ClassVar[str] = "training"

@@ -27,6 +27,12 @@ class Phase:
     """A part of a training: `epochs` with a learning rate that falls from `lr` to 0, by the hooks of `method`.
 
     With `attach` its quantizers are new, for the weights as they are; without, those of the phase before learn on.
+
+    >>> from dataclasses import replace
+    >>> from tersenet.methods import get
+    >>> lsq = get("lsq")(bits=2)
+    >>> [phase.method.bits for phase in (Phase(replace(lsq, bits=4), 1, 0.01), Phase(lsq, 2, 0.005))]
+    [4, 2]
     """
 
     method: "TrainedMethod"

@@ -26,7 +26,7 @@ class Processes:
             try:
                 from accelerate import Accelerator
             except ImportError as error:
-                raise UsageError("several processes need accelerate: pip install 'tersenet[train]'") from error
+                raise UsageError("several processes need accelerate: pip install accelerate") from error
             self._accelerator = Accelerator(cpu=not torch.cuda.is_available())
             if self._accelerator.num_processes != self.count:
                 raise UsageError(

@@ -18,6 +18,10 @@ Tensors in `layer_bits` keep that width; they are in no group and not in the rat
 its abstract only: the reading is ours, and so are `ramp` (the share grows over this part of the epochs), `refine`,
 `target_ratio`, `tune` and the signals `magnitude` and `grad-magnitude` (|w|, A |w|), which prune better. Needs the
 network's code and training data; inputs in [0, 1] (a mean that is subtracted gives dead pixels a gradient).
+
+Use it when most weights may become zero: fully connected layers, 50 times smaller and more. Not when the network is
+small and convolutional, or cannot be trained for long: pruning needs epochs to recover. It costs a training; the
+groups are formed anew in every epoch, which sorts all weights.
 """
 
 import math

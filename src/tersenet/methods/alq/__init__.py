@@ -15,6 +15,10 @@ cosine in each round; coordinates are stored, and used, with `mantissa` bits. `g
 filters below 16 input channels. Inputs (`act_bits`) are rounded to learned uniform levels or, with `act_grid` bases, to
 sums of `act_bits` learned bases around a learned centre (see `inputs`): the authors' code rounds none. Tensors in
 `layer_bits` keep that many bases and are not in the average. Needs the network's code and training data.
+
+Use it when less than one bit a weight is the goal, and accuracy may be paid for in training time. Not when the
+network is small or has few weights per group: coordinates then cost as much as signs. It costs a long training:
+rounds of pruning, steps on bases and on coordinates, then refining.
 """
 
 import math

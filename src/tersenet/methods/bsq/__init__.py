@@ -24,6 +24,10 @@ Inputs have LSQ's learned ranges; the authors use the largest of the batch, at t
 are trained. Biases, with `biases`, are penalised by 1 in place of the share of their layer.
 
 Needs the network's code and training data.
+
+Use it when every layer should find its own precision during training, under one penalty. Not when the size has to be
+known beforehand: bytes are an outcome of the penalty, so a budget takes whole trainings. It costs a training with up
+to sixteen planes in memory per weight, and `refine` epochs at the widths found.
 """
 
 import logging

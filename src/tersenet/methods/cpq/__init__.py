@@ -31,6 +31,10 @@ clipped. With `first_last="8"` the first and last weight are trained by LSQ, bec
 code. Steps are used in fp16, as they are stored; batch norm is re-estimated at the end.
 
 Needs the network's code and training data.
+
+Use it when levels and gradients should come from one probabilistic model, or widths should be learned by dropping
+bits. Not when a plain baseline will do: `lsq` is simpler, and gradients of weights vanish in the middle of a cell. It
+costs a training that is slower than `lsq`'s by the sums over levels; `jacobian="full"` is slower still.
 """
 
 import logging

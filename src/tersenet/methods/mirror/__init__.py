@@ -22,6 +22,10 @@ weights at the end are taken, not those of the best validation accuracy. With tw
 the size of a gradient (Adam's), md-softmax is md-tanh. Inputs of layers stay as they are.
 
 Needs the network's code and training data.
+
+Use it when two or three levels a weight are wanted, with a training that goes from smooth to hard. Not when inputs
+have to be rounded too (they stay as they are), or there is time for few steps only: the rules could not be told apart
+on LeNet-5. It costs a training; "md-softmax" and "pmf" hold one dual per level and weight.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,0 +1,1 @@
+"""Files: reading checkpoints of others, and writing and reading `.terse` files and what they are made of."""

@@ -1,8 +1,8 @@
 """Networks of other kinds than CIFAR's: a sentence encoder, a language model, a pitch CNN, an LSTM speaker encoder.
 
-Each is compressed to a number of bytes by the command, in a process of its own whose minutes and memory are counted, and
-its file is judged here. Networks and judges are `nets.py` in the folder of `TERSENET_DATA`; rows that are in the table
-already are not made again.
+Each is compressed to a number of bytes by the command, in a process of its own whose minutes and memory are counted,
+and its file is judged here. Networks and judges are `nets.py` in the folder of `TERSENET_DATA`; rows that are in the
+table already are not made again.
 
     python benchmarks/networks.py --work FOLDER [--only minilm]
 """
@@ -22,7 +22,7 @@ import torch
 import tersenet
 
 sys.path.insert(0, os.environ.get("TERSENET_DATA", "data"))
-import nets  # noqa: E402
+import nets
 
 TABLE = Path(__file__).parent / "results" / "networks.csv"
 FIELDS = ("network", "tool", "most", "bytes", "judged", "minutes", "peak_mb")
@@ -86,7 +86,9 @@ def smollm2() -> tuple[Path, Judge]:
 
     def judge(found: dict[str, torch.Tensor]) -> dict[str, float]:
         _load(net, found)
-        return {key: value for key, value in nets.language(net, folder, reference=reference)[0].items() if key != "tokens"}
+        return {
+            key: value for key, value in nets.language(net, folder, reference=reference)[0].items() if key != "tokens"
+        }
 
     return folder / "model.safetensors", judge
 
@@ -125,13 +127,25 @@ def main() -> None:
     done = {(row["network"], row["most"]) for row in rows if row["tool"] == "vlcq"}
     for network, sizes in SIZES.items():
         missing = [most for most in sizes if (network, str(most)) not in done and given.only in ("", network)]
-        checkpoint, judge = {"voice": voice, "crepe": crepe, "minilm": minilm, "smollm2": smollm2}[network]() if missing else (Path(), None)
+        checkpoint, judge = (
+            {"voice": voice, "crepe": crepe, "minilm": minilm, "smollm2": smollm2}[network]()
+            if missing
+            else (Path(), None)
+        )
         for most in missing:
             file = given.work / f"{network}_{most}.terse"
             minutes, peak = made(checkpoint, most, file)
             assert judge is not None
             judged = "; ".join(f"{key} {value:.4g}" for key, value in judge(tersenet.load(file).state_dict()).items())
-            rows.append(dict(zip(FIELDS, (network, "vlcq", most, file.stat().st_size, judged, f"{minutes:.1f}", f"{peak:.0f}"), strict=True)))
+            rows.append(
+                dict(
+                    zip(
+                        FIELDS,
+                        (network, "vlcq", most, file.stat().st_size, judged, f"{minutes:.1f}", f"{peak:.0f}"),
+                        strict=True,
+                    )
+                )
+            )
             print(*rows[-1].values(), flush=True)
             with given.table.open("w", newline="") as stream:
                 writer = csv.DictWriter(stream, FIELDS)

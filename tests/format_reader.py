@@ -11,6 +11,7 @@ import xxhash
 
 from format_bases import sums
 from format_codes import decode, inflate, number
+from format_outer import by_rows_and_columns
 
 DTYPES = {
     "f64": "<f8", "f32": "<f4", "f16": "<f2", "bf16": "<u2", "f8e4m3": "u1", "f8e5m2": "u1", "i64": "<i8",
@@ -273,13 +274,7 @@ def values(grid: dict[str, Any], parts: dict[str, np.ndarray], codes: np.ndarray
     if grid["kind"] == "fixed":
         return codes.astype(np.float32) * np.float32(2.0) ** grid["exponent"]
     if grid["kind"] == "outer":
-        scale, ahead = parts["scale"], codes.ndim - 1
-        if "rows" in parts:
-            scale = scale * factors(parts["rows"], grid["mantissa"]).reshape(-1, *[1] * ahead)
-        found = codes.astype(np.float32) * scale
-        if "columns" in parts:
-            found = found * factors(parts["columns"], grid["mantissa"]).reshape(-1, *[1] * (ahead - 1))
-        return found
+        return by_rows_and_columns(codes, grid["mantissa"], **parts)
     if grid["kind"] == "codebook":
         assert not codes.size or (codes.min() >= 0 and codes.max() < parts["values"].shape[-1])
         if parts["values"].ndim == 2:
@@ -295,11 +290,6 @@ def values(grid: dict[str, Any], parts: dict[str, np.ndarray], codes: np.ndarray
             codes = codes - spread(zero, grid, shape)
         found = codes.astype(np.float32) * spread(parts["scale"], grid, shape)
     return found + spread(parts["offset"], grid, shape) if "offset" in parts else found
-
-
-def factors(numbers: np.ndarray, mantissa: int) -> np.ndarray:
-    assert all(abs(n) <= 60 * 2**mantissa for n in numbers.tolist())
-    return (127 * 2**23 + numbers * 2 ** (23 - mantissa)).astype("<i4").view("<f4")
 
 
 def spread(part: np.ndarray, grid: dict[str, Any], shape: tuple[int, ...]) -> np.ndarray:

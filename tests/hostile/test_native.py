@@ -58,8 +58,8 @@ def good(function: str) -> dict[str, Any]:
             "states": np.zeros(5, np.uint8),
         },
         "round_with_feedback": {
-            "weight": np.ones((4, 6), np.float32), "scale": 0.5, "kernel": 3, "decay": 0.5, "alpha": np.zeros(6, np.float32),
-            "beta": np.zeros(6, np.float32), "codes": np.zeros((4, 6), np.int32),
+            "weight": np.ones((4, 6), np.float32), "scale": 0.5, "kernel": 3, "decay": 0.5,
+            "alpha": np.zeros(6, np.float32), "beta": np.zeros(6, np.float32), "codes": np.zeros((4, 6), np.int32),
         },
         "pack": {"values": np.arange(9, dtype=np.uint32), "width": 4},
         "unpack": {"data": b"12345", "width": 4, "values": np.zeros(9, np.uint32)},

@@ -1,4 +1,4 @@
-"""Which step vlcq gives every weight: the rule by names and shapes, and what follows from the spread of rows and columns."""
+"""Which step vlcq gives every weight: the rule by names and shapes, and what the spread of rows and columns says."""
 
 from pathlib import Path
 

@@ -127,7 +127,7 @@ def decode_uniform(
     out: npt.NDArray[np.float32] | None = None,
     columns: npt.NDArray[np.float32] = NO_COLUMNS,
 ) -> npt.NDArray[np.float32]:
-    """fp32 values `((code - zero_point) * scale + offset) * column` of a stream in C order, every operation rounded alone.
+    """fp32 values `((code - zero_point) * scale + offset) * column` of a stream in C order, every operation rounded.
 
     The parameters belong to `run` consecutive integers each and are used cyclically; `zero_point` and `offset` may be
     empty (zero). With `columns` every run consists of as many parts of one length, each with a factor of its own.

@@ -9,7 +9,7 @@ kernel look alike. So the expected squared output error of a row of weight error
 right, the best place for the next weight given the errors so far (GPTQ's feedback, the exact conditional minimum of the
 quadratic form) is
 
-    w_j + alpha_j * A + beta_j * S,   A = sum of decay^(j - i) e_i so far in this kernel, S = sum of e_i so far in the row
+    w_j + alpha_j * A + beta_j * S,   A = sum of decay^(j - i) e_i so far in this kernel, S = that of e_i in the row
 
 with coefficients that depend on the position only: what later weights cost at best is a quadratic form of (A, S), found
 from the last one backwards. Linear time, no matrices. The special case of whole sums driven to zero is the idea of
@@ -39,8 +39,11 @@ class Prior:
     mean: float = 0.3
 
 
+POSITIVE = Prior()  # what a ReLU or a pooling leaves
+
+
 @lru_cache(maxsize=64)
-def feedback(columns: int, kernel: int, prior: Prior = Prior()) -> tuple[Floats, Floats]:  # noqa: B008 (frozen)
+def feedback(columns: int, kernel: int, prior: Prior = POSITIVE) -> tuple[Floats, Floats]:
     """The coefficients alpha, beta of every column. **Shapes**: `[columns]` twice; `kernel` divides `columns`.
 
     >>> feedback(2, 1, Prior(0.0, 1.0, 1.0))[1].tolist()
@@ -61,7 +64,7 @@ def feedback(columns: int, kernel: int, prior: Prior = Prior()) -> tuple[Floats,
     return alpha, beta
 
 
-def round_with_feedback(weight: Tensor, scale: float, kernel: int, prior: Prior = Prior()) -> Tensor:  # noqa: B008
+def round_with_feedback(weight: Tensor, scale: float, kernel: int, prior: Prior = POSITIVE) -> Tensor:
     """Codes of `weight` on the grid of step `scale`, each rounded after the feedback of the errors before it.
 
     **Shapes**: `weight` `[rows, columns]` (any float dtype) -> int32 `[rows, columns]`; a kernel is `kernel`

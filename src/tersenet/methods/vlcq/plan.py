@@ -105,7 +105,9 @@ class StepPlan:
     def match_widths(self, bits: Mapping[str, int]) -> None:
         """Let the tensors in `bits` take bits per weight that differ from each other as the given widths do (a step is
         proportional to spread / 2^bits); the mean of the logarithms of their steps stays."""
-        exponents = {name: math.log2(float(self.known[name].sample.std()) or 1.0) - width for name, width in bits.items()}
+        exponents = {
+            name: math.log2(float(self.known[name].sample.std()) or 1.0) - width for name, width in bits.items()
+        }
         shift = sum(math.log2(self.units[name]) - exponents[name] for name in exponents) / max(1, len(exponents))
         self.units.update({name: 2.0 ** (exponent + shift) for name, exponent in exponents.items()})
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ...core.grid import factors
 from ...core.model import TensorSpec
-from .data_free_feedback import Prior
+from .data_free_feedback import POSITIVE, Prior
 
 MANTISSA = 2  # of the factors of rows and columns: four steps an octave
 LEAST = 16  # weights that a row or a column needs for a factor of its own
@@ -48,7 +48,7 @@ class Rule:
     tensor: float = 0.25
     unit: float = 1.0
     frequency: float = 0.0
-    prior: Prior = Prior()
+    prior: Prior = POSITIVE
 
 
 BEFORE_NORM = Rule()  # and for all weights of a network with batch norm, but the recurrent ones
@@ -62,9 +62,7 @@ RECURRING = Rule(rows=1.0, columns=0.5, tensor=1.0)
 FIRST_RECURRING = Rule(rows=1.0, columns=1.0, tensor=1.0, unit=0.5)
 
 
-def rules(
-    specs: Mapping[str, TensorSpec], aliases: Mapping[str, str], wanted: Collection[str]
-) -> dict[str, Rule]:
+def rules(specs: Mapping[str, TensorSpec], aliases: Mapping[str, str], wanted: Collection[str]) -> dict[str, Rule]:
     """The rule of every tensor in `wanted`, of a checkpoint that has `specs` and `aliases`."""
     normed = any(NORMED.search(name) for name in specs)
     recurrent = any(RECURRENT.search(name) for name in wanted)
@@ -78,7 +76,7 @@ def _rule(
     if RECURRENT.search(name):
         return FIRST_RECURRING if re.search(r"weight_ih(_l0)?(_reverse)?$", name) else RECURRING
     kernel = shape[2:].numel()
-    prior = FILTER if kernel >= LONG_KERNEL and max(shape[2:]) == kernel else Prior()
+    prior = FILTER if kernel >= LONG_KERNEL and max(shape[2:]) == kernel else POSITIVE
     if normed:
         return replace(BEFORE_NORM, prior=prior)
     if len(shape) == 2 and EMBEDDING.search(name):

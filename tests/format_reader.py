@@ -11,7 +11,7 @@ import xxhash
 
 from format_bases import sums
 from format_codes import decode, inflate, number
-from format_outer import by_rows_and_columns
+from format_outer import by_rows_and_columns, check_outer
 
 DTYPES = {
     "f64": "<f8", "f32": "<f4", "f16": "<f2", "bf16": "<u2", "f8e4m3": "u1", "f8e5m2": "u1", "i64": "<i8",
@@ -247,10 +247,7 @@ def check_grid(grid: Any, shape: list[int], dtype: str) -> None:
         whole(grid["exponent"], -126, 126)
         return
     if kind == "outer":
-        assert {"scale", "mantissa"} <= names <= {*ORDER[kind], "mantissa"} and len(shape) > 1 and prod(shape)
-        assert len(grid["scale"]) == 2 and grid["scale"][0] in FLOATS and grid["scale"][1] == []
-        assert all(grid[key][1] == [shape[axis]] for axis, key in enumerate(("rows", "columns")) if key in grid)
-        whole(grid["mantissa"], 0, 10)
+        check_outer(grid, shape)
         return
     assert names <= {*ORDER[kind], "axis", "group_size"} and not {"axis", "group_size"} <= names
     given = {name: shaped(grid[name][1]) for name in ORDER[kind] if name in grid}

@@ -15,12 +15,13 @@ from tersenet.methods.vlcq.steps import (
     EMBEDDED,
     FILTER,
     FIRST_RECURRING,
-    FREE_EMBEDDED,
+    FREE_WORDS,
     MANTISSA,
     OF_SCORES,
     OF_VALUES,
     PLAIN,
     RECURRING,
+    WORDS,
     Rule,
     measured,
     rules,
@@ -57,6 +58,10 @@ def rule_of(name: str, *shape: int, beside: tuple[str, ...] = (), aliases: dict[
         "h.0.attn.q_lin.weight": OF_SCORES,
         "encoder.layer.0.attention.self.value.weight": OF_VALUES,
         "model.layers.3.self_attn.v_proj.weight": OF_VALUES,
+        "encoder.layer.0.attention.output.dense.weight": OF_VALUES,
+        "model.layers.3.self_attn.o_proj.weight": OF_VALUES,
+        "blocks.1.attn.proj.weight": OF_VALUES,
+        "encoder.layer.0.output.dense.weight": PLAIN,
         "blocks.1.attn.qkv.weight": PLAIN,
         "model.layers.3.mlp.up_proj.weight": PLAIN,
         "fc1.weight": PLAIN,
@@ -82,12 +87,12 @@ def test_a_long_kernel_along_one_axis_is_a_filter() -> None:
 
 def test_embeddings_that_are_no_head_get_larger_steps() -> None:
     name, words = "embeddings.word_embeddings.weight", (5000, 64)
-    assert rule_of(name, *words, beside=("encoder.layer.0.output.dense.bias",)) == FREE_EMBEDDED
-    assert rule_of(name, *words) == EMBEDDED  # a decoder without a head: it is tied
-    assert rule_of(name, *words, beside=("encoder.x.bias",), aliases={"head.weight": name}) == EMBEDDED
+    assert rule_of(name, *words, beside=("encoder.layer.0.output.dense.bias",)) == FREE_WORDS
+    assert rule_of(name, *words) == WORDS  # a decoder without a head: it is tied
+    assert rule_of(name, *words, beside=("encoder.x.bias",), aliases={"head.weight": name}) == WORDS
     assert rule_of("embeddings.position_embeddings.weight", 512, 64, beside=("encoder.x.bias",)) == EMBEDDED
     specs = {key: TensorSpec(torch.Size(words), torch.float32) for key in ("embed_tokens.weight", "lm_head.weight")}
-    assert rules(specs, {}, specs) == {"embed_tokens.weight": FREE_EMBEDDED, "lm_head.weight": PLAIN}
+    assert rules(specs, {}, specs) == {"embed_tokens.weight": FREE_WORDS, "lm_head.weight": PLAIN}
 
 
 @pytest.mark.parametrize("axis", [0, 1])
@@ -130,7 +135,7 @@ def test_rows_of_zeros_and_of_tiny_numbers_survive() -> None:
 
 
 def test_rare_words_get_larger_steps() -> None:
-    known = measured(torch.randn(8000, 16, generator=torch.Generator().manual_seed(0)), 0, FREE_EMBEDDED)
+    known = measured(torch.randn(8000, 16, generator=torch.Generator().manual_seed(0)), 0, FREE_WORDS)
     assert known.rows is not None
     found = factors(known.rows, MANTISSA)
     assert found[-100:].mean() / found[:100].mean() == pytest.approx((8450 / 550) ** 0.2, rel=0.1)

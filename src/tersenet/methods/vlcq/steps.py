@@ -31,7 +31,10 @@ NORMED = re.compile(r"(^|\.)running_(mean|var)$")
 RECURRENT = re.compile(r"(^|[._])(weight_[ih]h|recurrent_kernel|recurrent_weights?)(_l\d+)?(_reverse)?(\.weight)?$")
 EMBEDDING = re.compile(r"(^|[._])(\w*embed\w*|emb|wte|wpe|shared)(\.weight)?$")
 SCORES = re.compile(r"(^|[._])(q|k|query|key|w[qk]|to_[qk]|[qk]_(proj|lin|proj_weight))(\.weight)?$")
-VALUES = re.compile(r"(^|[._])(v|value|wv|to_v|v_(proj|lin|proj_weight))(\.weight)?$")
+VALUES = re.compile(
+    r"((^|[._])(v|o|value|w[vo]|to_v|to_out(\.0)?|v_(proj|lin|proj_weight)|o_proj|out_(proj|lin))"
+    r"|attention\.output\.dense|attn\.(c_)?proj)(\.weight)?$"
+)
 ENCODER = re.compile(r"(^|[._])(encoder|token_type_embeddings)[._]")
 
 
@@ -57,7 +60,8 @@ PLAIN = Rule(rows=0.5, columns=0.5, tensor=1.0)
 OF_SCORES = replace(PLAIN, unit=1.25)
 OF_VALUES = replace(PLAIN, unit=0.75)
 EMBEDDED = replace(PLAIN, prior=Prior(0.0, 1.0, 0.0))
-FREE_EMBEDDED = replace(EMBEDDED, unit=2.2, frequency=0.2)
+WORDS = replace(EMBEDDED, frequency=0.2)
+FREE_WORDS = replace(WORDS, unit=2.2)
 RECURRING = Rule(rows=1.0, columns=0.5, tensor=1.0)
 FIRST_RECURRING = Rule(rows=1.0, columns=1.0, tensor=1.0, unit=0.5)
 
@@ -80,7 +84,9 @@ def _rule(
     if normed:
         return replace(BEFORE_NORM, prior=prior)
     if len(shape) == 2 and EMBEDDING.search(name):
-        return FREE_EMBEDDED if _is_free(name, specs, aliases) else EMBEDDED
+        if shape[0] < VOCABULARY:
+            return EMBEDDED
+        return FREE_WORDS if _is_free(name, specs, aliases) else WORDS
     if recurrent:
         return RECURRING
     plain = OF_SCORES if SCORES.search(name) else OF_VALUES if VALUES.search(name) else PLAIN
@@ -91,7 +97,7 @@ def _is_free(name: str, specs: Mapping[str, TensorSpec], aliases: Mapping[str, s
     """Whether an embedding of words is no head as well: it has no tied name, and either there is a head of its own or
     the network is an encoder."""
     shape = specs[name].shape
-    if shape[0] < VOCABULARY or name in aliases.values():
+    if name in aliases.values():
         return False
     own = any(spec.shape[:1] == shape[:1] and len(spec.shape) == 2 for other, spec in specs.items() if other != name)
     return own or any(ENCODER.search(other) for other in specs)

@@ -10,22 +10,21 @@ import tersenet
 from tersenet.core.grid import Outer, Uniform, factors
 from tersenet.core.model import QTensor, TensorSpec
 from tersenet.methods.vlcq.plan import on_grid, relative_units, round_weight
-from tersenet.methods.vlcq.steps import (
+from tersenet.methods.vlcq.rules import (
     BEFORE_NORM,
     EMBEDDED,
     FILTER,
     FIRST_RECURRING,
     FREE_WORDS,
-    MANTISSA,
     OF_SCORES,
     OF_VALUES,
     PLAIN,
     RECURRING,
     WORDS,
     Rule,
-    measured,
     rules,
 )
+from tersenet.methods.vlcq.steps import MANTISSA, measured
 
 
 def spread(*shape: int, seed: int = 0, octaves: float = 2.0) -> torch.Tensor:

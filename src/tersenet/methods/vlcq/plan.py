@@ -15,8 +15,9 @@ from ...network.kept import LARGEST, check_finite, keep
 from ...progress import progress
 from .data_free_feedback import round_with_feedback
 from .entropy import entropy, rounded_entropy, solve_step
+from .rules import BEFORE_NORM, rules
 from .sequential import SequentialGptq
-from .steps import BEFORE_NORM, MANTISSA, Weight, divided, measured, rules
+from .steps import MANTISSA, Weight, divided, measured
 
 MOST = 2.0**22  # magnitude of a code
 TABLE_BYTES = 14  # what a tensor's frequency table takes, for estimates

@@ -18,8 +18,8 @@ bool trellis_indices(const int32_t* codes, size_t count, bool plain, int32_t* in
   return true;
 }
 
-bool round_with_feedback(const float* weight, size_t rows, size_t columns, float scale, size_t kernel, const float* alpha,
-                         const float* beta, int32_t* codes) {
+bool round_with_feedback(const float* weight, size_t rows, size_t columns, float scale, size_t kernel, float decay,
+                         const float* alpha, const float* beta, int32_t* codes) {
   bool all = true;
   constexpr size_t kLanes = 16;  // rows at a time: the chain of one row is latency, sixteen of them are not
   for (size_t start = 0; start < rows; start += kLanes) {
@@ -33,7 +33,7 @@ bool round_with_feedback(const float* weight, size_t rows, size_t columns, float
         const float w = weight[at];
         const float code = std::nearbyintf((w + alpha[j] * in_kernel[r] + beta[j] * in_row[r]) / scale);
         const float error = w - code * scale;
-        in_kernel[r] += error;
+        in_kernel[r] = (in_kernel[r] + error) * decay;
         in_row[r] += error;
         const bool fits = std::fabs(code) < 2147483648.0f;  // neither does NaN
         codes[at] = fits ? static_cast<int32_t>(code) : 0;

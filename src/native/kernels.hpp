@@ -29,6 +29,9 @@ struct Line {
 };
 void to_fp32(const uint8_t* places, const uint32_t* raw, size_t count, const Line& line, float* out, bool plain);
 
+// values[i] *= factors[(start + i) / each % columns]
+void times_columns(float* values, size_t start, size_t count, const float* factors, size_t columns, size_t each, bool plain);
+
 // Eight-state trellis (docs/design/0003): class of a state is its lowest bit, parity of k moves it.
 constexpr uint8_t kNext[8][2] = {{0, 1}, {3, 2}, {5, 4}, {6, 7}, {1, 0}, {2, 3}, {4, 5}, {7, 6}};
 
@@ -42,9 +45,10 @@ inline int32_t trellis_code(int32_t k, bool odd, bool plain) {
 bool trellis_indices(const int32_t* codes, size_t count, bool plain, int32_t* indices, uint8_t* states);
 
 // Rounds every row from left to right: code = rint((w + alpha[j] * A + beta[j] * S) / scale), A and S the sums of the errors
-// so far in the kernel and in the row. `rows` x `columns`, kernels of `kernel` columns; false if a code is not below 2^31.
-bool round_with_feedback(const float* weight, size_t rows, size_t columns, float scale, size_t kernel, const float* alpha,
-                         const float* beta, int32_t* codes);
+// so far in the kernel, an error `decay` times as much with every column, and in the row. `rows` x `columns`, kernels of
+// `kernel` columns; false if a code is not below 2^31.
+bool round_with_feedback(const float* weight, size_t rows, size_t columns, float scale, size_t kernel, float decay,
+                         const float* alpha, const float* beta, int32_t* codes);
 
 // A categorical distribution over codes, in units of the step: t = step / sigma, the ends of nested ranges from the inmost
 // on, and the mask of what each adds to the one before.

@@ -103,11 +103,12 @@ Line window(const std::vector<uint32_t>& frequencies, int64_t group, int64_t siz
   return {static_cast<int32_t>(low), bits, 0, 0, nullptr};
 }
 
-// values[i] = ((code - zero_point) as fp32) * scale + offset, parameters of unit (start + i) / run, cycling;
+// values[i] = (((code - zero_point) as fp32) * scale + offset) * column, parameters of unit (start + i) / run, cycling; the
+// columns, if any, are the parts of a run;
 // code = (low + place + difference of a listed exception) << split | raw bits.
 void decode_uniform(nb::bytes data, const std::vector<uint32_t>& frequencies, int64_t group, int64_t size, int64_t low,
                     int64_t split, nb::bytes raw, const Exceptions& outside, size_t start, size_t run, In<float> scale,
-                    In<int32_t> zero_point, In<float> offset, Out<float> out, const std::string& isa) {
+                    In<int32_t> zero_point, In<float> offset, In<float> columns, Out<float> out, const std::string& isa) {
   const auto* bytes = static_cast<const uint8_t*>(data.data());
   const auto* low_bits = static_cast<const uint8_t*>(raw.data());
   const Line whole = window(frequencies, group, size, low, split);
@@ -115,6 +116,7 @@ void decode_uniform(nb::bytes data, const std::vector<uint32_t>& frequencies, in
   const size_t symbols = count / each + (count % each != 0);
   need(units && (!zero_point.size() || zero_point.size() == units) && (!offset.size() || offset.size() == units),
        "grid parameters of different lengths");
+  need(!columns.size() || (run && run % columns.size() == 0), "columns that a run does not consist of");
   need(run && start <= std::numeric_limits<size_t>::max() - count, "a run of 0, or a start beyond 64 bits");
   need(raw.size() == packed_size(count, whole.split), "raw bits of another number of codes");
   const Isa path = isa_of(isa);
@@ -152,6 +154,8 @@ void decode_uniform(nb::bytes data, const std::vector<uint32_t>& frequencies, in
       const Line line = line_of((start + place) / run % units, low + difference);
       to_fp32(places + i, bits ? bits + i : nullptr, 1, line, out.data() + place, true);
     }
+    if (columns.size())
+      times_columns(out.data() + done, start + done, values, columns.data(), columns.size(), run / columns.size(), path == Isa::scalar);
     done += values;
   }
   need(exception == outside.size(), "exceptions that are not in order");
@@ -211,13 +215,15 @@ bool trellis_indices_of(In<int32_t> codes, bool plain, Out<int32_t> indices, Out
   return trellis_indices(codes.data(), codes.size(), plain, indices.data(), states.data());
 }
 
-void round_rows(Matrix<const float> weight, float scale, size_t kernel, In<float> alpha, In<float> beta, Matrix<int32_t> codes) {
+void round_rows(Matrix<const float> weight, float scale, size_t kernel, float decay, In<float> alpha,
+                In<float> beta, Matrix<int32_t> codes) {
   const size_t rows = weight.shape(0), columns = weight.shape(1);
   need(codes.shape(0) == rows && codes.shape(1) == columns && alpha.size() == columns && beta.size() == columns,
        "arrays of different shapes");
   need(kernel && std::isfinite(scale) && scale > 0, "a kernel of at least 1 and a positive scale are needed");
+  need(decay > 0 && decay <= 1, "a decay above 0 and up to 1 is needed");
   nb::gil_scoped_release release;
-  need(round_with_feedback(weight.data(), rows, columns, scale, kernel, alpha.data(), beta.data(), codes.data()),
+  need(round_with_feedback(weight.data(), rows, columns, scale, kernel, decay, alpha.data(), beta.data(), codes.data()),
        "a code beyond 32 bits");
 }
 
@@ -276,15 +282,15 @@ NB_MODULE(_native, m) {
   m.def("decode_symbols", &decode_symbols, nb::arg("data"), nb::arg("frequencies"), array("out"), nb::arg("isa"));
   m.def("decode_uniform", &decode_uniform, nb::arg("data"), nb::arg("frequencies"), nb::arg("group"), nb::arg("size"),
         nb::arg("low"), nb::arg("split"), nb::arg("raw"), nb::arg("outside"), nb::arg("start"), nb::arg("run"),
-        array("scale"), array("zero_point"), array("offset"), array("out"), nb::arg("isa"));
+        array("scale"), array("zero_point"), array("offset"), array("columns"), array("out"), nb::arg("isa"));
   m.def("decode_trellis", &decode_trellis, nb::arg("data"), nb::arg("frequencies"), nb::arg("low"), nb::arg("plain"),
         nb::arg("state"), nb::arg("outside"), array("out"));
   m.def("histogram", &histogram<int8_t>, array("values"), nb::arg("low"), array("counts"));
   m.def("histogram", &histogram<int16_t>, array("values"), nb::arg("low"), array("counts"));
   m.def("histogram", &histogram<int32_t>, array("values"), nb::arg("low"), array("counts"));
   m.def("trellis_indices", &trellis_indices_of, array("codes"), nb::arg("plain"), array("indices"), array("states"));
-  m.def("round_with_feedback", &round_rows, array("weight"), nb::arg("scale"), nb::arg("kernel"), array("alpha"),
-        array("beta"), array("codes"));
+  m.def("round_with_feedback", &round_rows, array("weight"), nb::arg("scale"), nb::arg("kernel"), nb::arg("decay"),
+        array("alpha"), array("beta"), array("codes"));
   m.def("round_to_mode", &round_to_mode_of, array("values"), nb::arg("step"), nb::arg("t"), nb::arg("masks"), nb::arg("ends"),
         array("out"), nb::arg("isa"));
   m.def("mode_gradient", &mode_gradient_of, array("values"), array("grads"), nb::arg("step"), nb::arg("t"), nb::arg("masks"),

@@ -20,7 +20,7 @@ PAIRS = [455, 455, 455, 455, 456, 455, 455, 455, 455]  # two of three places in 
 SYMBOLS = np.array([1, 0, 2, 1, 1, 1, 0, 1, 2, 1] * 10, np.uint8)
 COUNT = len(SYMBOLS)
 GUARD = 64
-GRID = (np.ones(1, np.float32), np.zeros(0, np.int32), np.zeros(0, np.float32))
+GRID = (np.ones(1, np.float32), np.zeros(0, np.int32), np.zeros(0, np.float32), np.zeros(0, np.float32))
 HUGE = (2**31, 2**32, 2**61, 2**62 + 1, 2**63 - 1, 2**64 - 1, 2**64, -(2**31) - 1, -(2**63), -(2**70))
 
 
@@ -46,7 +46,7 @@ def good(function: str) -> dict[str, Any]:
         "decode_uniform": {
             "data": coded(), "frequencies": TABLE, "group": 1, "size": 3, "low": -1, "split": 0, "raw": b"",
             "outside": [(3, 5)], "start": 0, "run": 7, "scale": ones, "zero_point": ints, "offset": none,
-            "out": np.zeros(COUNT, np.float32), "isa": "",
+            "columns": np.ones(7, np.float32), "out": np.zeros(COUNT, np.float32), "isa": "",
         },
         "decode_trellis": {
             "data": coded(), "frequencies": [TABLE, TABLE], "low": -1, "plain": False, "state": 0, "outside": [(3, 5)],
@@ -58,8 +58,8 @@ def good(function: str) -> dict[str, Any]:
             "states": np.zeros(5, np.uint8),
         },
         "round_with_feedback": {
-            "weight": np.ones((4, 6), np.float32), "scale": 0.5, "kernel": 3, "alpha": np.zeros(6, np.float32),
-            "beta": np.zeros(6, np.float32), "codes": np.zeros((4, 6), np.int32),
+            "weight": np.ones((4, 6), np.float32), "scale": 0.5, "kernel": 3, "decay": 0.5,
+            "alpha": np.zeros(6, np.float32), "beta": np.zeros(6, np.float32), "codes": np.zeros((4, 6), np.int32),
         },
         "pack": {"values": np.arange(9, dtype=np.uint32), "width": 4},
         "unpack": {"data": b"12345", "width": 4, "values": np.zeros(9, np.uint32)},
@@ -106,6 +106,8 @@ WRONG: list[tuple[str, dict[str, Any]]] = [
     ("decode_uniform", {"scale": np.zeros(0, np.float32)}),
     ("decode_uniform", {"zero_point": np.zeros(2, np.int32)}),
     ("decode_uniform", {"offset": np.zeros(4, np.float32)}),
+    *(("decode_uniform", {"columns": np.ones(count, np.float32)}) for count in (2, 8, 1 << 20)),
+    *(("decode_uniform", {"columns": np.ones(7, np.float32), "run": run}) for run in (0, 6, 2**64 - 1)),
     ("decode_uniform", {"isa": "best"}),
     *(("decode_uniform", {"out": np.zeros(count, np.float32)}) for count in (0, 1, COUNT - 1, COUNT + 1, 1 << 20)),
     *(("decode_trellis", {"frequencies": [table, TABLE]}) for table in TABLES),
@@ -124,6 +126,7 @@ WRONG: list[tuple[str, dict[str, Any]]] = [
     ("trellis_indices", {"indices": np.zeros(4, np.int32)}),
     ("trellis_indices", {"states": np.zeros(6, np.uint8)}),
     *(("round_with_feedback", {"scale": scale}) for scale in (0.0, -1.0, np.nan, np.inf, 1e-40, 1e39)),
+    *(("round_with_feedback", {"decay": decay}) for decay in (0.0, -1.0, 1.1, np.nan)),
     *(("round_with_feedback", {"kernel": kernel}) for kernel in (0, -1, 2**64)),
     *(("round_with_feedback", {"weight": np.full((4, 6), w, np.float32)}) for w in (np.nan, -np.inf, 3e38, 2**30)),
     ("round_with_feedback", {"codes": np.zeros((6, 4), np.int32)}),
@@ -215,7 +218,7 @@ def test_nothing_is_encoded_decoded_and_packed_as_nothing() -> None:
     MODULE.unpack(b"", 32, np.zeros(0, np.uint32))
     for shape in ((0, 6), (4, 0), (0, 0)):
         line = np.zeros(shape[1], np.float32)
-        MODULE.round_with_feedback(np.zeros(shape, np.float32), 1.0, 1, line, line, np.zeros(shape, np.int32))
+        MODULE.round_with_feedback(np.zeros(shape, np.float32), 1.0, 1, 1.0, line, line, np.zeros(shape, np.int32))
 
 
 def test_codes_of_31_raw_bits_decode_as_the_reference_does() -> None:
@@ -247,7 +250,8 @@ def test_any_arguments_of_decode_uniform_stay_inside_their_arrays(
     data: bytes, table: list[int], numbers: list[int], outside: list[tuple[int, int]], raw: bytes, count: int
 ) -> None:
     out, intact = guarded(count, np.float32)
-    grid = (np.ones(3, np.float32), np.full(3, 2**31 - 1, np.int32), np.zeros(0, np.float32))
+    columns = np.ones(abs(numbers[0]) % 8, np.float32)
+    grid = (np.ones(3, np.float32), np.full(3, 2**31 - 1, np.int32), np.zeros(0, np.float32), columns)
     group, size, low, split, start, run = numbers
     for isa in ("scalar", MODULE.best_isa()):
         line = (group, size, low, split, raw, outside, start, run, *grid, out, isa)

@@ -181,6 +181,24 @@ def test_decoding_to_fp32_rounds_every_operation_on_its_own(run: int, name: str,
     assert np.array_equal(values, expected)
 
 
+@pytest.mark.parametrize("name", ["4 bit", "8 bit", "heavy tail", "ternary", "constant", "flat"])
+@pytest.mark.parametrize(("run", "columns"), [(1, 1), (35, 35), (36, 4), (7_000, 7), (70_000, 70_000)])
+def test_decoding_to_fp32_multiplies_by_the_factor_of_the_column_last(
+    run: int, columns: int, name: str, isa: str
+) -> None:
+    codes = ARRAYS[name]
+    scale, factor = RNG.random(13).astype(np.float32), RNG.random(columns).astype(np.float32) + np.float32(0.1)
+    zero, offset = RNG.integers(-3, 3, 13).astype(np.int32), RNG.standard_normal(13).astype(np.float32)
+    place = np.arange(len(codes))
+    unit, column = place // run % 13, place % run // (run // columns)
+    expected = ((codes - zero[unit]).astype(np.float32) * scale[unit] + offset[unit]) * factor[column]
+    stream = codec.encode(codes, chunk_symbols=30_011)
+    values = codec.decode_uniform(stream, scale, zero, offset, run, columns=factor)
+    assert np.array_equal(values, expected)
+    with pytest.raises(ValueError, match="columns"):
+        codec.decode_uniform(stream, scale, zero, offset, run, columns=np.ones(run + 1, np.float32))
+
+
 @pytest.mark.parametrize("name", ["4 bit", "8 bit", "ternary", "heavy tail", "trellis plain", "flat"])
 def test_every_single_damage_is_an_error_or_harmless(name: str) -> None:
     codes = ARRAYS[name].reshape(-1)[:600] if ARRAYS[name].ndim == 1 else ARRAYS[name][:, :20]

@@ -19,7 +19,7 @@ from tersenet.core.task import Task
 from tersenet.errors import BudgetError, UsageError, WeightError
 from tersenet.files.summary import summarize
 from tersenet.methods import get
-from tersenet.methods.vlcq.data_free_feedback import _reference, feedback, round_with_feedback
+from tersenet.methods.vlcq.data_free_feedback import Prior, _reference, feedback, round_with_feedback
 from tersenet.methods.vlcq.entropy import entropy, rounded_entropy, solve_step
 from tersenet.network.gptq import inverse_factor, match_outputs, round_compensated
 from tersenet.network.layers import patches
@@ -29,21 +29,28 @@ def gauss(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
+PRIORS = {"plain": Prior(), "filter": Prior(4.0, 0.9, 0.0), "both": Prior(3.0, 0.7, 0.2), "none": Prior(0.0, 1.0, 0.0)}
+
+
+@pytest.mark.parametrize("prior", PRIORS)
 @pytest.mark.parametrize(("columns", "kernel"), [(36, 9), (40, 1), (12, 4)])
-def test_the_closed_form_is_the_feedback_of_the_dense_hessian(columns: int, kernel: int) -> None:
-    a = 1.0 if kernel > 1 else 0.0
-    blocks = torch.kron(torch.eye(columns // kernel), torch.ones(kernel, kernel))
-    dense = torch.eye(columns) + a * blocks + 0.3 * torch.ones(columns, columns)
+def test_the_coefficients_are_the_feedback_of_the_dense_hessian(columns: int, kernel: int, prior: str) -> None:
+    given = PRIORS[prior]
+    a = given.kernel if kernel > 1 else 0.0
+    place = torch.arange(kernel, dtype=torch.float64)
+    alike = given.decay ** (place - place.unsqueeze(1)).abs()
+    blocks = torch.kron(torch.eye(columns // kernel, dtype=torch.float64), alike)
+    dense = torch.eye(columns) + a * blocks + given.mean * torch.ones(columns, columns)
     weight = gauss(30, columns) * 0.1
     expected = round_compensated(weight, inverse_factor(dense, 1e-13), 0.05)
-    assert (round_with_feedback(weight, 0.05, kernel) != expected).float().mean() < 0.002  # ties in fp32
+    assert (round_with_feedback(weight, 0.05, kernel, given) != expected).float().mean() < 0.002  # ties in fp32
 
 
-def test_native_and_reference_feedback_round_alike() -> None:
-    weight = gauss(37, 63).numpy()
-    alpha, beta = feedback(63, 9)
-    ours = round_with_feedback(torch.from_numpy(weight), 0.1, 9).numpy()
-    assert (ours == _reference(weight, weight.dtype.type(0.1), 9, alpha, beta)).all()
+@pytest.mark.parametrize("prior", PRIORS)
+def test_native_and_reference_feedback_round_alike(prior: str) -> None:
+    weight, given = gauss(37, 63).numpy(), PRIORS[prior]
+    ours = round_with_feedback(torch.from_numpy(weight), 0.1, 9, given).numpy()
+    assert (ours == _reference(weight, 0.1, 9, given.decay, *feedback(63, 9, given))).all()
 
 
 def test_feedback_keeps_the_sums_of_kernels_and_rows_small() -> None:

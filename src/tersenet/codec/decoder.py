@@ -13,6 +13,8 @@ from .parallel import in_parallel
 from .stream import CodecError, Stream
 from .symbols import Kind, Values, fits
 
+NO_COLUMNS = np.zeros(0, np.float32)
+
 
 def decode(stream: Stream, shape: tuple[int, ...], dtype: npt.DTypeLike = np.int32) -> Values:
     """The integers of a stream. **Raises** `CodecError` if it is malformed or a value does not fit `dtype`."""
@@ -128,13 +130,16 @@ def decode_uniform(
     offset: npt.NDArray[np.float32],
     run: int,
     out: npt.NDArray[np.float32] | None = None,
+    columns: npt.NDArray[np.float32] = NO_COLUMNS,
 ) -> npt.NDArray[np.float32]:
-    """fp32 values `(code - zero_point) * scale + offset` of a stream in C order, every operation rounded on its own.
+    """fp32 values `((code - zero_point) * scale + offset) * column` of a stream in C order, every operation rounded.
 
     The parameters belong to `run` consecutive integers each and are used cyclically; `zero_point` and `offset` may be
-    empty (zero). The values go into `out` if it is given.
+    empty (zero). With `columns` every run consists of as many parts of one length, each with a factor of its own.
+    The values go into `out` if it is given.
 
-    **Shapes**: `scale` `[units]`, the others `[units]` or `[0]`; `out` and the result `[count]`.
+    **Shapes**: `scale` `[units]`, the next two `[units]` or `[0]`; `columns` any length that divides `run`, or `[0]`;
+    `out` and the result `[count]`.
 
     **Raises** `CodecError` if the stream is malformed or a trellis path (its integers are not in C order).
     """
@@ -143,12 +148,14 @@ def decode_uniform(
     if chunks.by_columns:
         raise CodecError("a trellis path decodes to integers first")
     out = np.empty(stream.count, np.float32) if out is None else out
-    grid = (np.ascontiguousarray(scale), np.ascontiguousarray(zero_point), np.ascontiguousarray(offset))
+    if len(columns) and run % len(columns):
+        raise ValueError(f"{len(columns)} columns in a run of {run}")
+    whole = np.ascontiguousarray
+    grid = (whole(scale), whole(zero_point), whole(offset), whole(columns))
     for index, start in enumerate(range(0, stream.count, stream.chunk_symbols)):
         part = out[start : start + stream.chunk_symbols]
         if chunks.constant is None and chunks.decode_uniform(stream.chunks[index], part, start, run, grid):
             continue
         codes = _chunk(stream, chunks, index, kind)
-        unit = (np.arange(start, start + len(part)) // run) % len(scale)
-        part[:] = kernels.values_of(codes, unit, grid)
+        part[:] = kernels.values_of(codes, start, run, grid)
     return out

@@ -11,7 +11,8 @@ from .stream import CodecError
 from .symbols import Model, Values, read_exceptions, ungrouped
 from .table import Ints
 
-Grid: TypeAlias = tuple[npt.NDArray[np.float32], npt.NDArray[np.int32], npt.NDArray[np.float32]]
+Floats: TypeAlias = npt.NDArray[np.float32]
+Grid: TypeAlias = tuple[Floats, npt.NDArray[np.int32], Floats, Floats]  # scale, zero point, offset, columns
 BINS = 1 << 20  # histograms up to this range are counted in an array
 
 
@@ -81,14 +82,18 @@ def decode_uniform(
     return True
 
 
-def values_of(codes: npt.NDArray[np.integer], unit: npt.NDArray[np.integer], grid: Grid) -> npt.NDArray[np.float32]:
-    """`(code - zero_point) * scale + offset` with the parameters of each code's `unit`, every operation rounded."""
-    scale, zero_point, offset = grid
+def values_of(codes: npt.NDArray[np.integer], start: int, run: int, grid: Grid) -> npt.NDArray[np.float32]:
+    """See `decoder.decode_uniform`, of the codes from number `start` on."""
+    scale, zero_point, offset, columns = grid
+    place = np.arange(start, start + len(codes))
+    unit = (place // run) % len(scale)
     values: npt.NDArray[np.float32] = (codes - zero_point[unit] if len(zero_point) else codes).astype(
         np.float32
     ) * scale[unit]
     if len(offset):
         values += offset[unit]
+    if len(columns):
+        values *= columns[place // (run // len(columns)) % len(columns)]
     return values
 
 

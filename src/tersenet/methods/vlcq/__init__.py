@@ -5,13 +5,15 @@ No fixed code width, no clipping, no data; the step decides the rate (VLCQ, Futu
 
 * One number rules all tensors. Where errors count alike, the optimal step is the same everywhere (a bit buys 6 dB
   wherever it is spent); `target_bits` or `max_bytes` is met by bisection on estimated rates and a few real encodes.
-* From the weights alone, errors are compensated along each row with a prior of what inputs look like.
+* From the weights alone, errors are compensated along each row with a prior of what inputs look like. In networks
+  without batch norm (and in recurrent layers of all) the step of a row and of a column follows the magnitude of its
+  weights, which says how much it matters; embeddings, queries, keys and values are told by their names (`rules`).
 * With the network's code (`module=`), inputs are synthesised from the batch-norm statistics; the step of a layer
   follows its measured sensitivity, rows are scaled by theirs (free of charge where the following batch norm is written
   as a pair), and errors are compensated in GPTQ order on the inputs that the quantised network itself sees.
 
 Dead zones (rate-distortion-optimised rounding), dependent quantisation and batch norm re-fitted to its old statistics
-were measured and lost: see docs/design/0006. Needs nothing but the weights; `calibrate=True` uses a calibration
+were measured and lost: see docs/design/0006 and 0018. Needs nothing but the weights; `calibrate=True` uses a calibration
 split instead of synthesis, and tunes batch norm and biases to the outputs of the original (docs/design/0007).
 
 Use it with a checkpoint alone, or with a network and no time to train: it is what `compress` does by default. Not

@@ -14,7 +14,7 @@ No fixed code width, no clipping, no data; the step decides the rate (VLCQ, Futu
 
 Dead zones (rate-distortion-optimised rounding), dependent quantisation and batch norm re-fitted to its old statistics
 were measured and lost: see docs/design/0006 and 0018. Needs nothing but the weights; `calibrate=True` uses a
-calibration split instead of synthesis, and tunes batch norm and biases to the outputs of the original (docs/design/0007).
+calibration split instead of synthesis, and tunes batch norm and biases to the outputs of the original (0007).
 
 Use it with a checkpoint alone, or with a network and no time to train: it is what `compress` does by default. Not
 when fixed code widths are what you need (it has none), or below some 2 bits, where training pays. It costs seconds

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .. import codec
+from ..core import blocks as core_blocks
 from ..core import grid as core_grids
 from ..core.activation import Activation
 from ..core.fields import check_names, check_value
@@ -224,6 +225,7 @@ def _quantised(name: str, entry: QTensor, effort: str) -> tuple[Record, list[byt
     tensors: dict[str, Tensor] = {key: members.pop(key) for key in row.fields if key in members}
     fields: dict[str, Field | Coded] = {}
     parts: list[bytes] = []
+    effort = "best" if row.thorough else effort
     with writing(name):
         for key, tensor in tensors.items():
             fields[key] = Field(one_of(NAMES[tensor.dtype], row.fields[key].dtypes, key), tuple(tensor.shape))
@@ -277,7 +279,8 @@ def _read_quantised(reader: Reader, record: Record) -> QTensor:
     members: dict[str, Any] = {
         name: _tensor(array.tobytes(), record.fields[name].dtype, array.shape) for name, array in fields.items()
     }
-    grid = getattr(core_grids, GRIDS[record.grid].grid)(**members, **record.integers)
+    named = GRIDS[record.grid].grid
+    grid = (getattr(core_grids, named, None) or getattr(core_blocks, named))(**members, **record.integers)
     return QTensor(torch.from_numpy(codes), grid, DTYPES[record.dtype])
 
 

@@ -43,7 +43,7 @@ def command(
     ] = None,
     model_arg: Annotated[list[str] | None, typer.Option(help="name=value for that function; may be repeated.")] = None,
     task: Annotated[
-        str | None, typer.Option(help="Data: module:function, FILE.py:function, digits, mnist or cifar10.")
+        str | None, typer.Option(help="Data: module:function, FILE.py:function, digits, text, images, ...")
     ] = None,
     task_arg: Annotated[list[str] | None, typer.Option(help="name=value for --task; may be repeated.")] = None,
     key: Key = None,
@@ -86,7 +86,7 @@ def command(
     source = checkpoint_of(checkpoint, key, strip_prefix, ignore_keys, attach)
     chosen = build_method(method, context.args)
     module = None if model is None else make_model(model, model_arg or [], checkpoint)
-    given = None if task is None else make_task(task, task_arg or [])
+    given = None if task is None else make_task(task, task_arg or [], checkpoint)
     if run is not None and resume is not None:
         raise UsageError("give --run to begin a training or --resume to go on with one, not both")
     given_run = run is not None or resume is not None or start is not None

@@ -2,7 +2,8 @@
 
 import json
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 
 AUTO = "auto"
 CONFIG = "config.json"
+TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.txt", "vocab.json")
 
 
 def network(where: str, beside: Sequence[Path], changes: Mapping[str, Any]) -> "nn.Module":
@@ -45,6 +47,32 @@ def network(where: str, beside: Sequence[Path], changes: Mapping[str, Any]) -> "
         config = transformers.AutoConfig.from_pretrained(folder, **changes)
     built: nn.Module = kind(config)
     return built
+
+
+@contextmanager
+def tokenizer_folder(places: Sequence[Path]) -> Iterator[Path]:
+    """A folder with the tokenizer of the first of `places` that has one: a folder, that of a file, or the attachments
+    of a `.terse` file, which lie there while the body runs. **Raises** `UsageError` if there is none."""
+    for place in places:
+        folder = place if place.is_dir() else place.parent
+        if any((folder / name).is_file() for name in TOKENIZERS):
+            yield folder
+            return
+        if place.suffix == ".terse" and place.is_file():
+            from ..api import load
+            from ..files.names import check_paths
+
+            attached = {name: content for name, content in load(place).attachments.items() if "/" not in name}
+            check_paths(attached)
+            if set(attached) & set(TOKENIZERS):
+                with tempfile.TemporaryDirectory() as made:
+                    for name, content in attached.items():
+                        if name.endswith((".json", ".txt", ".model")):
+                            (Path(made) / name).write_bytes(content)
+                    yield Path(made)
+                return
+    tried = ", ".join(map(str, places)) or "no file"
+    raise UsageError(f"there is no tokenizer in or beside {tried}: give --task-arg folder=FOLDER")
 
 
 def _config(places: Sequence[Path], where: str) -> bytes:

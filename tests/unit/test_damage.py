@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 import tersenet
-from tersenet.analysis.damage import MEAN_INPUT, damage
+from tersenet.analysis.damage import MEAN_INPUT, Damage, damage
 from tersenet.cli import main
 from tersenet.core.grid import Uniform
 from tersenet.core.model import CompressedModel, QTensor
@@ -57,6 +57,11 @@ def test_the_scale_of_a_row_is_no_error_where_a_batch_norm_undoes_it() -> None:
     model = {"weight": QTensor(codes, grid)}
     assert damage(open_module(net), CompressedModel(model)).mean > 0.1
     assert damage(open_module(net), CompressedModel(model, batch_norm="fold")).mean < 1e-6
+
+
+def test_errors_of_recurrent_layers_count_more() -> None:
+    assert not Damage({"conv.weight": 0.005}).likely_bad
+    assert Damage({"lstm.weight_hh_l0": 0.005, "conv.weight": 0.005}).likely_bad
 
 
 def test_zeros_and_nothing_have_no_damage() -> None:

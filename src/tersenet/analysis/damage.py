@@ -16,7 +16,9 @@ from ..core.model import CompressedModel, QTensor
 
 MEAN_INPUT = 0.3  # the square of an input's mean, over its variance
 BLOCKS, BLOCK = 64, 1 << 14  # rows are looked at in so many places of a tensor, and so many weights together
-LIKELY_BAD = 0.03  # of the mean error of layers: see docs/design/0019
+LIKELY_BAD = 0.01  # of the mean error of layers, see docs/design/0019
+LIKELY_BAD_AGAIN = 0.002  # where there are recurrent layers, whose errors come back at every step
+RECURRENT = "weight_hh"  # in the names of their weights
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,8 @@ class Damage:
     @property
     def likely_bad(self) -> bool:
         """Whether networks with such errors were much worse than the original, where that was measured."""
-        return self.mean > LIKELY_BAD
+        again = any(RECURRENT in name for name in self.errors)
+        return self.mean > (LIKELY_BAD_AGAIN if again else LIKELY_BAD)
 
     def __str__(self) -> str:
         return (

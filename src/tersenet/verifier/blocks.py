@@ -41,7 +41,7 @@ def in_blocks(grid: dict[str, Any], parts: dict[str, Ints], codes: Ints) -> Arra
 def _numbers(grid: dict[str, Any], name: str, parts: dict[str, Ints], shape: tuple[int, ...]) -> Array:
     """The numbers whose bits a field has, against the shape of the tensor."""
     size = 2 if grid[name][0] == "i16" else 4
-    found = parts[name].astype(f"<i{size}").view(f"<f{size}").astype(np.float32)
+    found = parts[name].reshape(grid[name][1]).astype(f"<i{size}").view(f"<f{size}").astype(np.float32)
     need(np.isfinite(found).all(), f"an entry of {name}")
     row = prod(shape[1:])
     return np.repeat(found, min(row, grid["group_size"]), axis=1)[:, :row].reshape(shape)

@@ -60,8 +60,8 @@ def test_the_scale_of_a_row_is_no_error_where_a_batch_norm_undoes_it() -> None:
 
 
 def test_errors_of_recurrent_layers_count_more() -> None:
-    assert not Damage({"conv.weight": 0.005}).likely_bad
-    assert Damage({"lstm.weight_hh_l0": 0.005, "conv.weight": 0.005}).likely_bad
+    assert not Damage({"conv.weight": 0.001}).likely_bad
+    assert Damage({"lstm.weight_hh_l0": 0.001, "conv.weight": 0.001}).likely_bad
 
 
 def test_zeros_and_nothing_have_no_damage() -> None:

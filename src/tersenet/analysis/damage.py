@@ -17,7 +17,7 @@ from ..core.model import CompressedModel, QTensor
 MEAN_INPUT = 0.3  # the square of an input's mean, over its variance
 BLOCKS, BLOCK = 64, 1 << 14  # rows are looked at in so many places of a tensor, and so many weights together
 LIKELY_BAD = 0.01  # of the mean error of layers, see docs/design/0019
-LIKELY_BAD_AGAIN = 0.002  # where there are recurrent layers, whose errors come back at every step
+LIKELY_BAD_AGAIN = 0.0005  # where there are recurrent layers, whose errors come back at every step
 RECURRENT = "weight_hh"  # in the names of their weights
 
 

@@ -21,6 +21,7 @@ from ..errors import UsageError
 from .atomic import replacing_file
 from .boundary import reading
 from .grids import GRIDS, check_codes, check_fields, ends_of, kind_of
+from .nowhere import Nowhere
 from .packed_folder import names_folder, unpacked, write_packed
 from .reader import Reader, stored_batch_norm
 from .records import CONSTANT_BYTES, RAW_BYTES, ZSTD_BYTES, Array, Coded, Field, Record
@@ -117,22 +118,12 @@ def measure(pieces: Iterable[Item], envelope: CompressedModel) -> int:
 
     `pieces` may be a part of the model, which no reader would take: tied names lack their tensors then.
     """
-    return _write(_Nowhere(), pieces, envelope, "fast", check=False)
+    return _write(Nowhere(), pieces, envelope, "fast", check=False)
 
 
 def stored_size(entry: KeptTensor) -> int:
     """The bytes that a kept tensor takes in a file."""
     return _kept("", entry)[0].stored_size
-
-
-class _Nowhere(RawIOBase):
-    """A stream that forgets."""
-
-    def write(self, data: Any) -> int:
-        return len(data)
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        return offset
 
 
 def load(path: str | Path, *, max_output: int | None = None) -> CompressedModel:

@@ -10,6 +10,11 @@ import numpy as np
 PLAIN = {"F64": "f8", "F32": "f4", "F16": "f2", "I64": "i8", "I32": "i4", "I16": "i2", "I8": "i1", "U8": "u1",
          "BOOL": "?", "BF16": "u2"}  # fmt: skip
 
+NF4 = (
+    *(-1, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635),
+    *(-0.18477343022823334, -0.09105003625154495, 0, 0.07958029955625534, 0.16093020141124725),
+    *(0.24611230194568634, 0.33791524171829224, 0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1),
+)
 FIELDS = ("scale", "zero_point", "offset", "values", "rows", "columns", "counts", "coordinates")
 
 
@@ -63,6 +68,8 @@ def decoded(codes: np.ndarray, facts: dict[str, Any], fields: dict[str, np.ndarr
         return summed(codes, facts, **fields)
     if facts["kind"] == "outer":
         return by_rows_and_columns(codes, facts["mantissa"], **fields)
+    if facts["kind"] == "blocks":
+        return in_blocks(codes, facts, **fields)
     shape, axis = codes.shape, facts.get("axis")
 
     def spread(field: np.ndarray) -> np.ndarray:
@@ -82,6 +89,15 @@ def decoded(codes: np.ndarray, facts: dict[str, Any], fields: dict[str, np.ndarr
         found = table[(*channel, codes)]
         found = found * spread(fields["scale"]) if "scale" in fields else found
     return found + spread(fields["offset"]) if "offset" in fields else found
+
+
+def in_blocks(codes: np.ndarray, facts: dict[str, Any], **fields: np.ndarray) -> np.ndarray:
+    block = np.arange(codes.size // len(codes)) // facts["group_size"]
+    bits = {key: field.view(f"<f{field.itemsize}").astype(np.float32) for key, field in fields.items()}
+    spread = {key: field[:, block].reshape(codes.shape) for key, field in bits.items()}
+    level = np.array(NF4, np.float32)[codes] if facts["levels"] else codes.astype(np.float32)
+    found = level * spread["scale"]
+    return found + spread["offset"] if "offset" in spread else found
 
 
 def by_rows_and_columns(codes: np.ndarray, mantissa: int, scale: np.ndarray, **fields: np.ndarray) -> np.ndarray:

@@ -10,6 +10,7 @@ from tersenet import Codebook, CompressedModel, KeptTensor, QTensor, Uniform
 from tersenet.cards import card
 from tersenet.codec.trellis import NEXT, code_of
 from tersenet.core.activation import Activation
+from tersenet.core.blocks import Blocks, bits
 from tersenet.core.grid import BinaryBases, FixedPoint, Outer
 from tersenet.core.levels import Integers, Points
 from tersenet.core.model import Entry
@@ -23,7 +24,9 @@ def entries() -> dict[str, Entry]:
     def gauss(*shape: int, width: float = 2.0) -> np.ndarray:
         return np.round(rng.standard_normal(shape) * width)
 
-    def q(codes: np.ndarray, grid: Uniform | Codebook | FixedPoint | Outer, kind: torch.dtype = torch.int8) -> QTensor:
+    def q(
+        codes: np.ndarray, grid: Uniform | Codebook | FixedPoint | Outer | Blocks, kind: torch.dtype = torch.int8
+    ) -> QTensor:
         return QTensor(torch.from_numpy(np.ascontiguousarray(codes)).to(kind), grid)
 
     def path(plain: bool) -> np.ndarray:
@@ -85,6 +88,11 @@ def entries() -> dict[str, Entry]:
             late.integers(-5, 6, (5, 9)),
             Outer(torch.tensor(0.5).half(), None, torch.arange(-4, 5, dtype=torch.int8), 0),
         ),
+        "blocks": q(
+            late.integers(-8, 8, (3, 20, 2)),
+            Blocks(bits(torch.arange(-3.0, 3).reshape(3, 2).half()), bits(torch.arange(6.0).reshape(3, 2).half() / 8)),
+        ),
+        "blocks of nf4": q(late.integers(0, 16, (2, 70)), Blocks(bits(torch.full((2, 2), 0.3)), None, 64, 1)),
         "kept": KeptTensor(torch.from_numpy(gauss(9)).half(), torch.float32, "fewer than 2 dimensions"),
         "kept zstd": KeptTensor(torch.arange(300) // 50, torch.int64, "dtype int64"),
         "kept constant": KeptTensor(torch.ones(40), torch.float32, "fewer than 2 dimensions"),

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 import tersenet
 from codes_reader import read, roundings, values
 from tersenet.core.activation import Activation
+from tersenet.core.blocks import Blocks, bits
 from tersenet.core.grid import BinaryBases, Codebook, FixedPoint, Uniform
 from tersenet.core.levels import Integers, Points
 from tersenet.core.model import CompressedModel, Entry, KeptTensor, QTensor
@@ -51,6 +52,10 @@ ENTRIES: dict[str, Entry] = {
         torch.tensor([[[3, 1], [0, 0]], [[1, 0], [2, 1]]], dtype=torch.int8),
         BinaryBases(torch.tensor([[2, 1], [2, 1]], dtype=torch.int8), torch.arange(990, 996).short(), 3, 2, 2),
     ),
+    "blocks": QTensor(
+        codes(5, 7, 10), Blocks(bits(torch.randn(5, 3).half()), bits(torch.randn(5, 3).half()), 32), torch.bfloat16
+    ),
+    "blocks of nf4": QTensor(codes(5, 70, low=0, high=15), Blocks(bits(torch.rand(5, 2)), None, 64, 1)),
     "large": QTensor(codes(6, 6, low=-(2**31), high=2**31 - 1, kind=torch.int32), Uniform(torch.tensor(1e-9))),
     "no rows": QTensor(codes(0, 4), Uniform(torch.tensor(0.5))),
     "kept as fp16": KeptTensor(torch.randn(33).half(), torch.float32, ""),

@@ -49,7 +49,7 @@ def test_the_golden_file_holds_every_coder_and_grid() -> None:
 
     records = Reader(GOLDEN).index.records.values()
     assert {part.coder for record in records for part in record.codes} == {0, 1, 2, 3}
-    assert {record.grid for record in records} == {"uniform", "codebook", "fixed", "outer", "bases", ""}
+    assert {record.grid for record in records} == {"uniform", "codebook", "fixed", "outer", "blocks", "bases", ""}
     assert {record.storage for record in records if not record.grid} == {0, 1, 2}
 
 

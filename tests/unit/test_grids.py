@@ -52,7 +52,7 @@ def file(tmp_path: Path) -> Path:
 
 
 def test_every_grid_has_a_row_that_names_its_fields() -> None:
-    ours = [each for each in grids.Grid.__subclasses__() if each.__module__ == grids.__name__]
+    ours = [each for each in grids.Grid.__subclasses__() if each.__module__.startswith("tersenet.core.")]
     assert {each.__name__ for each in ours} == {row.grid for kind, row in GRIDS.items() if kind != "sums"}
     for each in ours:
         row = next(row for row in GRIDS.values() if row.grid == each.__name__)

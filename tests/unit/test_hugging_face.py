@@ -102,6 +102,8 @@ def test_what_is_missing_is_said(folder: Path, tmp_path: Path, monkeypatch: pyte
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(UsageError, match="pip install transformers"):
         make_model("auto", [], folder)
+    monkeypatch.undo()
     config.write_text("{}")
+    monkeypatch.setitem(sys.modules, "transformers", types.SimpleNamespace(AutoConfig=AutoConfig, __version__="0"))
     with pytest.raises(UsageError, match="names no class"):
         make_model("auto", [], folder)

@@ -231,7 +231,7 @@ def test_auto_tries_data_free_methods_first_and_is_smaller_than_without_data(tas
         checkpoint, tmp_path / "a.terse", module=network, task=task, max_drop=6.0, on_message=said.append
     )
     names = [trial.name for trial in outcome.trials]
-    assert names[0].startswith("vlcq") and "calibrate=True" in names[-1] and outcome.holds
+    assert "calibrate=True" in names[-1] and outcome.holds
     kinds = ["calibrate" in name for name in names]
     assert kinds == sorted(kinds) and all("about" in line and "best so far" in line for line in said)
     free = [trial for trial in outcome.trials if "calibrate" not in trial.name and outcome.target.of(trial) == "met"]

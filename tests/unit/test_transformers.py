@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 import tersenet
 from tersenet import methods
 from tersenet.api import compress_file
+from tersenet.cli.factory import make_model
 from tersenet.files.checkpoint_write import write_checkpoint
 from tersenet.files.names import CONTAINER
 
@@ -141,6 +142,16 @@ def test_inputs_that_are_rounded_are_rounded_after_loading_and_never_lost_by_sav
     assert torch.equal(inner(tokens)[0], direct.bert(tokens)[0])
     with pytest.raises(ValueError, match="not serializable"):
         rounded.save_pretrained(tmp_path / "again")
+
+
+@pytest.mark.parametrize("network", ["bert", "bert-masked", "llama-tied"])
+def test_a_class_that_the_config_does_not_name_is_told_by_the_tensors(network: str, tmp_path: Path) -> None:
+    folder = made(tmp_path / "net", network)
+    config = json.loads((folder / "config.json").read_text("utf-8"))
+    (folder / "config.json").write_text(json.dumps(config | {"architectures": None}))
+    small, _ = compressed(folder, tmp_path)
+    for place in (folder, small, folder / "model.safetensors"):
+        assert type(make_model("auto", [], place)).__name__ == NETWORKS[network][0]
 
 
 IMPORTS = {

@@ -10,6 +10,7 @@ import torch
 from tersenet import codec
 from tersenet.core import pieces
 from tersenet.core.activation import Activation
+from tersenet.core.blocks import Blocks, bits
 from tersenet.core.grid import Codebook, FixedPoint, Grid, Outer, Uniform
 from tersenet.core.levels import Integers
 from tersenet.core.model import CompressedModel, Entry, KeptTensor, QTensor
@@ -120,6 +121,12 @@ def test_decoding_in_pieces_gives_the_same_values(shape: tuple[int, ...], monkey
     if len(shape) > 1:
         rows, columns = (torch.randint(-9, 9, (size,), generator=make) for size in shape[:2])
         every += [Outer(HALF, rows, columns, 3), Outer(HALF, rows, None, 0), Outer(HALF, None, columns, 10)]
+    for group in (32, 100):
+        groups = shape[0], -(-(codes.numel() // shape[0]) // group)
+        every += [
+            Blocks(bits(field(*groups)), bits(field(*groups)), group),
+            Blocks(bits(field(*groups).half()), None, group),
+        ]
     for axis, size in enumerate(shape):
         every += [Uniform(field(size), torch.tensor(3), field(size), axis=axis)]
         every += [Codebook(field(7), field(size), HALF, axis=axis), Codebook(field(size, 7), axis=axis)]

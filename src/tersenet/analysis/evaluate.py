@@ -1,7 +1,8 @@
 """Judging a network: its metric, its agreement with a reference, and how sure that is."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -21,7 +22,8 @@ class Evaluation:
 
     `drop` is positive when the network is worse, whatever the direction of the metric. Without labels there is only the
     agreement (called `agreement_name`), and the drop is what it lacks to 1. `worst` is the class that falls most, and
-    by how much, where every sample has a class and a number.
+    by how much, where every sample has a class and a number. `comparisons` are those of the task, and where it names
+    one (`Task.drop_by`), that is the drop.
     """
 
     metric: Estimate | None = None
@@ -30,6 +32,7 @@ class Evaluation:
     agreement: Estimate | None = None
     agreement_name: str = ""
     worst: tuple[int, float] | None = None
+    comparisons: Mapping[str, Estimate] = field(default_factory=dict)
 
 
 def evaluate(module: nn.Module, task: Task, split: str = "test", reference: nn.Module | None = None) -> Evaluation:
@@ -42,6 +45,7 @@ def evaluate(module: nn.Module, task: Task, split: str = "test", reference: nn.M
     one score or row per sample.
     """
     own, other, agree, labels = [], [], [], []
+    compared: dict[str, list[Tensor]] = {name: [] for name in task.comparisons}
     training = module.training
     module.eval()
     with torch.inference_mode():
@@ -54,6 +58,8 @@ def evaluate(module: nn.Module, task: Task, split: str = "test", reference: nn.M
             if reference is not None:
                 expected = batch.outputs(reference.eval())
                 agree.append(batch.agreement(outputs, expected))
+                for each, rows in batch.compared(outputs, expected).items():
+                    compared[each].append(rows)
                 if (theirs := batch.scores(expected)) is not None:
                     other.append(theirs)
     module.train(training)
@@ -62,6 +68,13 @@ def evaluate(module: nn.Module, task: Task, split: str = "test", reference: nn.M
             f"the {split} split of the task is empty or has no labels that its metric takes: give it at least one "
             "batch, and a metric (the default is for integer labels), or a network to compare with"
         )
+    found = {each: _estimated(together(rows), None, task.seed) for each, rows in compared.items() if rows}
+    result = _judged(task, own, other, agree, labels)
+    return replace(result, comparisons=found, drop=found.get(task.drop_by or "", result.drop))
+
+
+def _judged(task: Task, own: list[Tensor], other: list[Tensor], agree: list[Tensor], labels: list[Any]) -> Evaluation:
+    """Of the rows of the network, of its reference, and of their agreement."""
     name = task.agreement_name if agree else ""
     agreement = _estimated(together(agree), None, task.seed) if agree else None
     if not own:

@@ -55,7 +55,7 @@ def command(
         raise UsageError(f"{name} is {value} already: give another value")
     module = None if model is None else make_model(model, model_arg or [], checkpoint)
     source = checkpoint_of(checkpoint, key, strip_prefix, ignore_keys)
-    ablation = Ablation(file, source, module, None if task is None else make_task(task, task_arg or []))
+    ablation = Ablation(file, source, module, None if task is None else make_task(task, task_arg or [], file))
     with TemporaryDirectory(prefix="tersenet") as folder, progress_bar():
         if output is not None:
             output.mkdir(exist_ok=True)

@@ -43,7 +43,7 @@ def command(
     ] = None,
     model_arg: Annotated[list[str] | None, typer.Option(help="name=value for that function; may be repeated.")] = None,
     task: Annotated[
-        str | None, typer.Option(help="Data: module:function, FILE.py:function, digits, mnist or cifar10.")
+        str | None, typer.Option(help="Data: module:function, FILE.py:function, digits, text, images, ...")
     ] = None,
     task_arg: Annotated[list[str] | None, typer.Option(help="name=value for --task; may be repeated.")] = None,
     key: Key = None,
@@ -67,9 +67,11 @@ def command(
     as_json: Json = False,
 ) -> None:
     """Compress a checkpoint. Further options are those of the method: see `tersenet methods NAME`."""
-    from ..api import compress_file
+    from ..analysis.damage import damage
+    from ..api import compress_file, load
     from ..core.method import RunFolder
     from ..errors import UsageError
+    from ..files.checkpoint import open_checkpoint
     from ..files.names import container_of
     from ..files.packed_folder import file_beside, names_folder
     from ..files.results import results_of
@@ -86,7 +88,7 @@ def command(
     source = checkpoint_of(checkpoint, key, strip_prefix, ignore_keys, attach)
     chosen = build_method(method, context.args)
     module = None if model is None else make_model(model, model_arg or [], checkpoint)
-    given = None if task is None else make_task(task, task_arg or [])
+    given = None if task is None else make_task(task, task_arg or [], checkpoint)
     if run is not None and resume is not None:
         raise UsageError("give --run to begin a training or --resume to go on with one, not both")
     given_run = run is not None or resume is not None or start is not None
@@ -139,6 +141,8 @@ def command(
     written = container_of(Path(output))
     write_beside(Path(output), checkpoint, seconds)
     summary = summarize(output, max_output=1 << 62)
+    bare = chosen.needs == "nothing" and module is None and given is None
+    lost = damage(open_checkpoint(source), load(output, max_output=1 << 62)) if bare else None
     facts = {
         "output": str(written),
         "bytes": size,
@@ -147,6 +151,7 @@ def command(
         "bits_per_weight": summary.bits_per_weight,
         "method": method,
         "seconds": round(seconds, 2),
+        "damage": lost and {"mean": lost.mean, "likely_bad": lost.likely_bad, "layers": lost.errors},
     }
     results = results_of(output, 1 << 62)
     facts["result"] = None if results is None else asdict(results)
@@ -161,3 +166,11 @@ def command(
             score, before = results.score[0], results.reference
             beside = "" if before is None else f", {before:.6g} before compression"
             print_line(f"{results.metric} {score:.6g} on {results.n:,} samples of the {results.split} split{beside}")
+    if lost is not None and lost.errors:
+        if not as_json:
+            print_line(lost)
+        if lost.likely_bad:
+            print_message(
+                "tersenet: networks with such errors were much worse than their originals: allow more bytes, give data "
+                "(--model, --task), or judge the file with tersenet eval"
+            )

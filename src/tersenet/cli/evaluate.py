@@ -20,7 +20,7 @@ def command(
         typer.Option(help="module:function, FILE.py:function, a name, or auto (a Hugging Face folder)."),
     ],
     task: Annotated[
-        str, typer.Option(help="Data and metric: module:function, FILE.py:function, digits, mnist or cifar10.")
+        str, typer.Option(help="Data and metric: module:function, FILE.py:function, digits, text, images, ...")
     ],
     model_arg: Annotated[list[str] | None, typer.Option(help="name=value for --model; may be repeated.")] = None,
     task_arg: Annotated[list[str] | None, typer.Option(help="name=value for --task; may be repeated.")] = None,
@@ -45,15 +45,17 @@ def command(
     files = [file] if against is None else [file, against]
     network = opened(*files)
     reference = None if against is None else opened(*files[::-1])
-    result = evaluate(network, make_task(task, task_arg or []), split, reference)
+    judge = make_task(task, task_arg or [], *files)
+    result = evaluate(network, judge, split, reference)
     if as_json:
         print_json({"bytes": file.stat().st_size if file.is_file() else None, "split": split, **asdict(result)})
         return
     agreement = f"agreement ({result.agreement_name})"
-    called = {"drop": "drop" if result.metric else f"drop of {agreement}", "agreement": agreement}
+    dropped = f"drop in {judge.drop_by}" if judge.drop_by else "drop" if result.metric else f"drop of {agreement}"
+    called = {"drop": dropped, "agreement": agreement}
     rows = [
         (called.get(name, name), f"{value.mean:.4f}", f"{value.low:.4f} to {value.high:.4f}", value.n)
-        for name, value in vars(result).items()
+        for name, value in {**vars(result), **result.comparisons}.items()
         if isinstance(value, Estimate)
     ]
     print_table(f"{file} on the {split} split", ("", ">mean", ">95 % interval", ">n"), rows)

@@ -10,12 +10,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
-from .hugging_face import AUTO, network
+from .hugging_face import AUTO, network, tokenizer_folder
 
 if TYPE_CHECKING:
     from torch import nn
 
     from ..core.task import Task
+
+SHIPPED = {
+    "digits": "digits:make_task",
+    "mnist": "images:mnist",
+    "cifar10": "images:cifar10",
+    "text": "language:text",
+    "embeddings": "sentences:embeddings",
+    "images": "pictures:images",
+    "audio": "sounds:audio",
+}  # tasks of the lab by name
+OF_TEXT = ("text", "embeddings")
 
 
 def make_model(where: str, arguments: list[str], *beside: Path) -> "nn.Module":
@@ -36,25 +47,30 @@ def make_model(where: str, arguments: list[str], *beside: Path) -> "nn.Module":
     return made.eval()
 
 
-def make_task(where: str, arguments: list[str]) -> "Task":
-    """The task of `--task` (a name or a function), called with the `--task-arg k=v` values. **Raises** `UsageError`."""
+def make_task(where: str, arguments: list[str], *beside: Path) -> "Task":
+    """The task of `--task` (a name or a function), called with the `--task-arg k=v` values; `beside` are the files of
+    the command, one of which has the tokenizer of a task of text. **Raises** `UsageError`."""
     from ..core.task import Task
 
     if ":" in where:
         made = _called(_find(where, "--task"), where, arguments)
-    elif where == "digits":
-        from ..lab import digits
-
-        made = _called(digits.make_task, where, arguments)
-    elif where in ("mnist", "cifar10"):
-        from ..lab import images
-
-        made = _called(getattr(images, where), where, arguments)
+    elif where in OF_TEXT and "folder" not in _keywords(arguments):
+        with tokenizer_folder(beside) as folder:
+            made = _called(_shipped(where), where, [*arguments, f"folder={folder}"])
+    elif where in SHIPPED:
+        made = _called(_shipped(where), where, arguments)
     else:
-        raise UsageError(f"no task {where!r}: give digits, mnist, cifar10, module:function or path/to/file.py:function")
+        raise UsageError(f"no task {where!r}: give {', '.join(SHIPPED)}, module:function or path/to/file.py:function")
     if not isinstance(made, Task):
         raise UsageError(f"--task {where} returned a {type(made).__name__}; it must return a tersenet.Task")
     return made
+
+
+def _shipped(name: str) -> Callable[..., Any]:
+    """The function that makes a task of the lab."""
+    home, _, function = SHIPPED[name].partition(":")
+    found: Callable[..., Any] = getattr(importlib.import_module(f"tersenet.lab.{home}"), function)
+    return found
 
 
 def _find(where: str, option: str) -> Callable[..., Any]:

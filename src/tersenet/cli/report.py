@@ -79,7 +79,7 @@ def command(
 
         files = [file] if against is None else [file, against]
         small, original = network(*files), None if against is None else network(*files[::-1])
-        data = make_task(task or "", task_arg or [])
+        data = make_task(task or "", task_arg or [], *files)
         return evaluate(small, data, split, original), by_class(small, data, split, original)
 
     judge = Judge(None if model is None else judged, split)

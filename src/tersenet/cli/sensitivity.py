@@ -32,7 +32,7 @@ def command(
         str,
         typer.Option(help="module:function, FILE.py:function, a name, or auto (a Hugging Face folder)."),
     ],
-    task: Annotated[str, typer.Option(help="Data: module:function, FILE.py:function, digits, mnist or cifar10.")],
+    task: Annotated[str, typer.Option(help="Data: module:function, FILE.py:function, digits, text, images, ...")],
     model_arg: Annotated[list[str] | None, typer.Option(help="name=value for --model; may be repeated.")] = None,
     task_arg: Annotated[list[str] | None, typer.Option(help="name=value for --task; may be repeated.")] = None,
     key: Key = None,
@@ -74,7 +74,7 @@ def command(
             check_output(wanted, checkpoint, overwrite=overwrite)
     source = checkpoint_of(checkpoint, key, strip_prefix, ignore_keys)
     network = load_into(source, make_model(model, model_arg or [], checkpoint))
-    judged = make_task(task, task_arg or []).for_method()
+    judged = make_task(task, task_arg or [], checkpoint).for_method()
     if pairs:
         report_pairs(source, network, judged, samples, evaluations, picture, overwrite, as_json)
         return

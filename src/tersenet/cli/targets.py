@@ -1,7 +1,9 @@
 """Budgets on the command line: their options, what is said on the way, and the report at the end."""
 
+import math
 import sys
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,11 +14,14 @@ from .output import print_json, print_table
 
 if TYPE_CHECKING:
     from ..search.outcome import Outcome
+    from ..search.target import Target
     from ..search.trials import Trial
 
 MaxDrop = Annotated[
     str | None,
-    typer.Option(help="The smallest file within this many points of the metric (or of agreement)."),
+    typer.Option(
+        help="The smallest file within this drop, in the unit of the task: points (of accuracy), KL, perplexity."
+    ),
 ]
 MaxBytes = Annotated[int | None, typer.Option(help="The best file of at most this many bytes on disk.")]
 
@@ -80,7 +85,10 @@ def report(outcome: "Outcome", output: Path, as_json: bool, seconds: float) -> N
         print_json(facts)
     else:
         if kept:
-            rows = [(f"{t.bytes:,}", f"{t.drop:.2f}", f"{t.most:.2f}", t.name) for t in kept]
+            rows = [
+                (f"{t.bytes:,}", *(outcome.target.drop(x).split()[0] for x in (t.drop or 0.0, t.most or 0.0)), t.name)
+                for t in kept
+            ]
             columns = (">bytes", ">drop", ">at most (95 %)", "by")
             print_table(f"frontier of {len(outcome.trials)} trials", columns, rows)
         print("\n".join(_lines(outcome, output, seconds)))
@@ -93,15 +101,16 @@ def report(outcome: "Outcome", output: Path, as_json: bool, seconds: float) -> N
 
 def _lines(outcome: "Outcome", output: Path, seconds: float) -> list[str]:
     best, target = outcome.best, outcome.target
+    bounded = partial(_bounded, target)
     lines = [f"{output}: {best.bytes:,} bytes, {best.name}; {len(outcome.trials)} trials, {seconds:.0f} s"]
     if outcome.ended != "finished":
         lines.append(f"{outcome.ended} before the search was finished: the same command goes on")
     if best.drop is not None:
-        lines.append(f"validation: drop {_bounded(best.drop, best.most, best.n)}")
+        lines.append(f"validation: drop {bounded(best.drop, best.most, best.n)}")
     if outcome.test is not None:
         test, taken = outcome.test, outcome.test_looks
         looks = f"look {taken} of this search" if taken > 1 else "looked at once"
-        lines.append(f"test ({looks}): drop {_bounded(test.mean, test.most, test.n)}")
+        lines.append(f"test ({looks}): drop {bounded(test.mean, test.most, test.n)}")
         if outcome.test_verdict is not None:
             lines[-1] += f": {outcome.test_verdict}"
     if outcome.flattered and outcome.originals is not None:
@@ -122,8 +131,9 @@ def _original(outcome: "Outcome") -> dict[str, object] | None:
     return {"validation": validation, "test": test, "flattered": outcome.flattered}
 
 
-def _bounded(mean: float, most: float | None, n: int | None) -> str:
-    return f"{mean:.2f} points, at most {most:.2f} (95 %, one-sided; n = {n:,})"
+def _bounded(target: "Target", mean: float, most: float | None, n: int | None) -> str:
+    bound = target.drop(math.nan if most is None else most).split()[0]
+    return f"{target.drop(mean)}, at most {bound} (95 %, one-sided; n = {n:,})"
 
 
 def _how_near(outcome: "Outcome", best: "Trial") -> str:
@@ -133,9 +143,11 @@ def _how_near(outcome: "Outcome", best: "Trial") -> str:
         return f"; the nearest file has {over:,} bytes too many" if over > 0 else ""
     assert target.max_drop is not None and best.drop is not None
     if outcome.test is not None and outcome.test_verdict == "not met":
-        return f"; validation says {outcome.verdict}, but the test split refutes it with {outcome.test.mean:.2f} points"
+        return (
+            f"; validation says {outcome.verdict}, but the test split refutes it with {target.drop(outcome.test.mean)}"
+        )
     if best.drop > target.max_drop:
-        return f"; the nearest file drops {best.drop - target.max_drop:.2f} points too many"
+        return f"; the nearest file drops {target.drop(best.drop - target.max_drop)} too many"
     if outcome.verdict == "undecided":
         return f"; {best.n:,} samples are too few to be sure, the mean is within; {_needed(outcome)}"
     return ""

@@ -73,4 +73,4 @@ def _repeat(file: Path, model: tuple[str, list[str]], task: tuple[str, list[str]
     recorded = results_of(file)
     if recorded is None:
         return None
-    return repeated(file, make_model(*model, file), make_task(*task), recorded)
+    return repeated(file, make_model(*model, file), make_task(*task, file), recorded)

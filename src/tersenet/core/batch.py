@@ -160,6 +160,11 @@ class Batch:
             return self._checked(kind(outputs, reference), "agreement")
         return self._checked(alike(outputs, reference, kind, self.mask(outputs)), "agreement")
 
+    def compared(self, outputs: Tensor, reference: Tensor) -> dict[str, Tensor]:
+        """Rows of the task's comparisons, by name."""
+        mask, named = self.mask(outputs), self._task().comparisons
+        return {name: self._checked(compare(outputs, reference, mask), name) for name, compare in named.items()}
+
     def distance(self, outputs: Tensor, reference: Tensor) -> Tensor:
         """How far `outputs` are from those of another network, as a loss: KL of classes, else the relative error."""
         return distance(outputs, reference, self._task().divergence, self.mask(outputs))

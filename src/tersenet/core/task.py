@@ -1,7 +1,7 @@
 """Tasks: what a method may look at, and how the result is judged."""
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -14,6 +14,7 @@ from .batch import IGNORED, Batch, read
 from .likeness import NAMES, Likeness, features_last, rows_of
 
 Batches = Iterable[Any]
+Comparison = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 SPLITS = ("calibration", "train", "validation", "test")
 
 
@@ -49,7 +50,10 @@ class Task:
       where the loss is cross-entropy, else "relative". It decides what distillation is: KL for classes, else the
       relative error.
     * `points` is what one unit of the metric is in points: 100 where it is a share (accuracy), 1 where it is counted in
-      points already (dB, BLEU, perplexity).
+      points already (dB, BLEU, perplexity); `unit` is what they are called in print.
+    * `comparisons` are further things to say of a network beside the original, by name: functions of both outputs and
+      of a mask of the positions that count, which return numbers or rows. `drop_by` names the one that a drop is
+      counted in, in place of the metric: 0 where nothing differs, the more the worse (the KL divergence).
 
     Padding counts nowhere: tokens whose `attention_mask` is 0, labels of -100. Methods receive the task without its
     `test` split (`for_method`).
@@ -73,8 +77,15 @@ class Task:
     forward: Callable[[nn.Module, Any], Any] | None = None
     output: Callable[[Any], Tensor] | None = None
     aggregate: Callable[[Tensor], Any] | None = None
+    unit: str = "points"
+    comparisons: Mapping[str, Comparison] = field(default_factory=dict)
+    drop_by: str | None = None
 
     def __post_init__(self) -> None:
+        if self.drop_by is not None and self.drop_by not in self.comparisons:
+            raise UsageError(
+                f"drop_by={self.drop_by!r}: expected one of {', '.join(self.comparisons) or 'comparisons'}"
+            )
         if isinstance(self.agreement, str) and self.agreement not in NAMES:
             raise UsageError(f"agreement is {self.agreement!r}; it may be {', '.join(NAMES)}, or a function")
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ..errors import OutputError
-from . import bases
+from . import bases, blocks
 from .records import CODE_TYPES, FLOATS, INTEGERS, Array, Encoded, Record, matrix
 from .strict import MAX_SIZE, need
 
@@ -61,6 +61,7 @@ class StoredGrid:
     * `several`: whether the index lists arrays of codes, with their shapes, in place of one in the tensor's shape.
     * `split(codes, fields, integers)` makes these arrays (one- or two-dimensional, of i8, i16 or i32), and
       `join(record, fields, arrays)` the codes in the tensor's shape.
+    * `thorough`: whether every coder is tried at any effort, where files are compared with those of other tools.
     * `weights(record, fields, arrays)`: in C order, piece by piece, numbers that are 0 where a weight is left out.
     """
 
@@ -75,6 +76,7 @@ class StoredGrid:
     split: Callable[[Array, Arrays, Mapping[str, int]], list[Array]] = _one
     join: Callable[[Record, Arrays, Sequence[Array]], Array] = _same
     weights: Callable[[Record, Arrays, Sequence[Encoded]], Iterator[Array]] = _by_code
+    thorough: bool = False
 
 
 def kind_of(grid: object) -> str:
@@ -244,6 +246,16 @@ GRIDS = {
         check=_check_outer,
         integers={"mantissa": (0, 10)},
         limits=_factor_limits,
+    ),
+    "blocks": StoredGrid(
+        "Blocks",
+        dict.fromkeys(("scale", "offset"), FieldRule(tuple(blocks.DTYPES), blocks.finite, coded=True)),
+        describe=blocks.describe,
+        widths=blocks.widths,
+        check=blocks.check,
+        integers=blocks.INTEGERS,
+        limits=blocks.limits,
+        thorough=True,
     ),
     "bases": StoredGrid(
         "BinaryBases",

@@ -86,7 +86,7 @@ def renamed(
             raise CheckpointError(f"ignore_keys={glob!r} matches no tensor; the first are {_first(names)}")
     names = [name for name in names if not any(fnmatchcase(name, glob) for glob in ignore_keys)]
     renames = None if strip_prefix is not None else names_in(module, names)
-    if renames is None or module is None or not _covers(module, set(renames.values())):
+    if renames is None or module is None or not covers(module, set(renames.values())):
         renames = None
         new, prefix = _stripped(names, module, strip_prefix, common)
         extra = [] if module is None else _extra_buffers(source, new, module)
@@ -137,7 +137,7 @@ def _stripped(
         if not any(name.startswith(prefix) for name in names):
             raise CheckpointError(f"no name begins with strip_prefix={given!r}; the first are {_first(names)}")
         return {name: _unwrapped(name.removeprefix(prefix)) for name in names}, prefix
-    if module is not None and _covers(module, set(names)):
+    if module is not None and covers(module, set(names)):
         return {name: name for name in names}, ""
     bare = {name: _unwrapped(name) for name in names}
     marks = [f"{mark}." for mark in WRAPPED if any(mark in name.split(".") for name in names)]
@@ -154,7 +154,7 @@ def _unwrapped(name: str) -> str:
     return ".".join(part for part in name.split(".") if part not in WRAPPED)
 
 
-def _covers(module: nn.Module, names: set[str]) -> bool:
+def covers(module: nn.Module, names: set[str]) -> bool:
     """Whether every tensor of `module` is among `names` (or tied to one that is)."""
     wanted = {name for name in module.state_dict() if not name.endswith("num_batches_tracked")}
     return wanted <= names | set(tied_names(module, names))
@@ -163,7 +163,7 @@ def _covers(module: nn.Module, names: set[str]) -> bool:
 def _prefix_before(module: nn.Module, names: list[str]) -> str:
     """The one prefix without which `names` are those of `module`; "" if there is none, or none is needed."""
     known, counts = set(module.state_dict()), Counter[str]()
-    if _covers(module, set(names)):
+    if covers(module, set(names)):
         return ""
     for name in names:
         parts = name.split(".")
@@ -171,7 +171,7 @@ def _prefix_before(module: nn.Module, names: list[str]) -> str:
             if ".".join(parts[cut:]) in known:
                 counts[".".join(parts[:cut]) + "."] += 1
     most = [prefix for prefix, count in counts.items() if count >= max(counts.values(), default=0)]
-    fits = [p for p in most if _covers(module, {name.removeprefix(p) for name in names if name.startswith(p)})]
+    fits = [p for p in most if covers(module, {name.removeprefix(p) for name in names if name.startswith(p)})]
     if len(fits) > 1:
         raise CheckpointError(
             f"names fit the module after {' and after '.join(fits)}: choose one with "

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .. import codec
+from ..core import blocks as core_blocks
 from ..core import grid as core_grids
 from ..core.activation import Activation
 from ..core.fields import check_names, check_value
@@ -20,6 +21,7 @@ from ..errors import UsageError
 from .atomic import replacing_file
 from .boundary import reading
 from .grids import GRIDS, check_codes, check_fields, ends_of, kind_of
+from .nowhere import Nowhere
 from .packed_folder import names_folder, unpacked, write_packed
 from .reader import Reader, stored_batch_norm
 from .records import CONSTANT_BYTES, RAW_BYTES, ZSTD_BYTES, Array, Coded, Field, Record
@@ -116,22 +118,12 @@ def measure(pieces: Iterable[Item], envelope: CompressedModel) -> int:
 
     `pieces` may be a part of the model, which no reader would take: tied names lack their tensors then.
     """
-    return _write(_Nowhere(), pieces, envelope, "fast", check=False)
+    return _write(Nowhere(), pieces, envelope, "fast", check=False)
 
 
 def stored_size(entry: KeptTensor) -> int:
     """The bytes that a kept tensor takes in a file."""
     return _kept("", entry)[0].stored_size
-
-
-class _Nowhere(RawIOBase):
-    """A stream that forgets."""
-
-    def write(self, data: Any) -> int:
-        return len(data)
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        return offset
 
 
 def load(path: str | Path, *, max_output: int | None = None) -> CompressedModel:
@@ -224,6 +216,7 @@ def _quantised(name: str, entry: QTensor, effort: str) -> tuple[Record, list[byt
     tensors: dict[str, Tensor] = {key: members.pop(key) for key in row.fields if key in members}
     fields: dict[str, Field | Coded] = {}
     parts: list[bytes] = []
+    effort = "best" if row.thorough else effort
     with writing(name):
         for key, tensor in tensors.items():
             fields[key] = Field(one_of(NAMES[tensor.dtype], row.fields[key].dtypes, key), tuple(tensor.shape))
@@ -277,7 +270,8 @@ def _read_quantised(reader: Reader, record: Record) -> QTensor:
     members: dict[str, Any] = {
         name: _tensor(array.tobytes(), record.fields[name].dtype, array.shape) for name, array in fields.items()
     }
-    grid = getattr(core_grids, GRIDS[record.grid].grid)(**members, **record.integers)
+    named = GRIDS[record.grid].grid
+    grid = (getattr(core_grids, named, None) or getattr(core_blocks, named))(**members, **record.integers)
     return QTensor(torch.from_numpy(codes), grid, DTYPES[record.dtype])
 
 

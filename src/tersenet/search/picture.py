@@ -25,7 +25,7 @@ def trade_off(trials: Sequence[Trial], target: Target, peers: Sequence[Series] =
     rules, most = [], None
     if target.max_drop is not None:
         rules, most = [(f"target: {target.max_drop:g}", target.max_drop)], max(4 * target.max_drop, 1.0)
-    axis = Axis("drop in points, validation", most=most)
+    axis = Axis(f"drop in {target.unit}, validation", most=most)
     return scatter("Bytes against the drop", BYTES, axis, [*series, *peers], rules)
 
 

@@ -154,7 +154,8 @@ class Search:
         """Its bytes, its drop with n and the bound, and the verdict."""
         text = f"{trial.bytes:,} bytes"
         if trial.drop is not None:
-            text += f", drop {trial.drop:.2f} points (at most {trial.most:.2f}, n = {trial.n:,})"
+            most = self.target.drop(trial.most or 0.0).split()[0]
+            text += f", drop {self.target.drop(trial.drop)} (at most {most}, n = {trial.n:,})"
         return f"{text}, {self.target.of(trial)}"
 
     def explore(self, method: Method, hint: float | None = None) -> None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, fields
 from typing import Annotated, Any, Self
 
 from ..core.fields import Within, check_names, check_value
+from ..core.task import Task
 from ..errors import UsageError
 from ..files.terse import Effort, check_card_fields
 from .target import Target
@@ -14,7 +15,8 @@ OnMessage = Callable[[str], None]
 
 @dataclass(frozen=True)
 class SearchSettings:
-    """The target, which is `max_bytes` (on disk) or `max_drop` (in points), and how it is searched for.
+    """The target, which is `max_bytes` (on disk) or `max_drop` (in points, or another unit of the task), and how it is
+    searched for.
 
     `time_limit` is in seconds (None: as long as it takes). `overwrite` begins anew and replaces what is at the output.
     `effort` is the coder's ("fast", "best"). `task_name` tells tasks apart in the log of trials. `card_fields` are
@@ -46,7 +48,6 @@ class SearchSettings:
         check_names("a search has no setting", given, [each.name for each in fields(cls)])
         return cls(**given)
 
-    @property
-    def target(self) -> Target:
-        """What is to be kept."""
-        return Target(self.max_bytes, self.max_drop)
+    def target(self, task: Task | None) -> Target:
+        """What is to be kept, in the unit of the task."""
+        return Target(self.max_bytes, self.max_drop, "points" if task is None else task.unit)

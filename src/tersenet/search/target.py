@@ -12,10 +12,12 @@ ORDER = ("met", "undecided", "not met")
 
 @dataclass(frozen=True)
 class Target:
-    """At most `max_bytes` bytes of the file, or at most `max_drop` points of the metric. One of the two."""
+    """At most `max_bytes` bytes of the file, or at most `max_drop` points of the metric (or of another `unit` of the
+    task). One of the two."""
 
     max_bytes: int | None = None
     max_drop: float | None = None
+    unit: str = "points"
 
     def verdict(self, least: float, most: float) -> Verdict:
         """Of a drop with its one-sided bounds, in points."""
@@ -52,4 +54,14 @@ class Target:
         return ORDER.index(self.of(trial)), trial.bytes, trial.drop
 
     def __str__(self) -> str:
-        return f"at most {self.max_bytes:,} bytes" if self.max_bytes else f"a drop of at most {self.max_drop:g} points"
+        if self.max_bytes:
+            return f"at most {self.max_bytes:,} bytes"
+        return f"a drop of at most {self.max_drop:g} {self.unit}"
+
+    def drop(self, value: float) -> str:
+        """A drop in its unit.
+
+        >>> Target(max_drop=1).drop(0.5), Target(max_drop=1, unit="KL").drop(0.0312)
+        ('0.50 points', '0.0312 KL')
+        """
+        return f"{value:.2f} points" if self.unit == "points" else f"{value:.4g} {self.unit}"

@@ -184,12 +184,12 @@ def _search(
             folder.clear()
         described = {
             "input": runner.source.digest(),
-            "target": asdict(settings.target),
+            "target": asdict(settings.target(task)),
             "task": settings.task_name,
             "data": runner.data,
         }
         with closing(Trials(folder.log, {**plan.identity, **described})) as trials:
-            search = Search(settings.target, trials, output, runner, settings.on_message)
+            search = Search(settings.target(task), trials, output, runner, settings.on_message)
             outcome = _run(search, [*plan.steps, Search.polish], deadline)
             if outcome.ended == "interrupted" or runner.judged is None or runner.judged.test is None:
                 return outcome

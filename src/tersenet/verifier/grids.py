@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .bits import Ints
+from .blocks import check_blocks, in_blocks
 from .checks import need, shaped, whole
 
 DTYPES = {
@@ -35,8 +36,9 @@ ORDER = {
     "codebook": ("values", "scale", "offset"),
     "fixed": (),
     "outer": ("scale", "rows", "columns"),
+    "blocks": ("scale", "offset"),
 }
-CODED = ("rows", "columns")  # fields
+PLACES = ("rows", "columns")  # of factors
 TYPES = {"zero_point": INTEGERS, "values": FLOATS + INTEGERS, "scale": FLOATS, "offset": FLOATS}
 Array = npt.NDArray[Any]
 
@@ -60,11 +62,14 @@ def check_grid(grid: Any, shape: list[int], dtype: str) -> None:
         need(names == {"exponent"}, "members of a grid")
         whole(grid["exponent"], -126, 126)
         return
+    if kind == "blocks":
+        check_blocks(grid, shape)
+        return
     if kind == "outer":
         own = {*ORDER[kind], "mantissa"}
         need({"scale", "mantissa"} <= names <= own and len(shape) > 1 and prod(shape), "members of a grid")
         need(len(grid["scale"]) == 2 and grid["scale"][0] in FLOATS and grid["scale"][1] == [], "the scale of a grid")
-        places = ((axis, key) for axis, key in enumerate(CODED) if key in grid)
+        places = ((axis, key) for axis, key in enumerate(PLACES) if key in grid)
         need(all(grid[key][1] == [shape[axis]] for axis, key in places), "the shape of a field")
         whole(grid["mantissa"], 0, 10)
         return
@@ -92,6 +97,8 @@ def values(grid: dict[str, Any], parts: dict[str, Array], codes: Ints) -> Array:
     if grid["kind"] == "fixed":
         exact: Array = codes.astype(np.float32) * np.float32(2.0) ** grid["exponent"]
         return exact
+    if grid["kind"] == "blocks":
+        return in_blocks(grid, parts, codes)
     if grid["kind"] == "outer":
         return _outer(grid, parts, codes)
     if grid["kind"] == "codebook":

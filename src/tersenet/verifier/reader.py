@@ -13,7 +13,7 @@ from .bits import Ints, inflate
 from .checks import listed, need, refusing, shaped, whole
 from .codes import decode, is_trellis
 from .container import Container, Taker, opened
-from .grids import CODED, DTYPES, FLOATS, ORDER, Array, check_grid, single, values
+from .grids import DTYPES, FLOATS, ORDER, Array, check_grid, single, values
 from .index import check_layout
 
 
@@ -100,12 +100,12 @@ def _quantised(entry: list[Any], taker: Taker) -> Tensor:
     check_grid(grid, shaped(shape), dtype)
     coded = [entry[4], shape, *entry[5:]]
     keys = [key for key in ORDER[grid["kind"]] if key in grid]
-    sizes = [_field_size(key, listed(grid[key])) for key in keys]
+    sizes = [_field_size(listed(grid[key])) for key in keys]
     size = sum(sizes)
     own = Taker([taker.take(size + _size(coded))])
     fields = {}
     for key, length in zip(keys, sizes, strict=True):
-        if key in CODED:
+        if _is_coded(grid[key]):
             fields[key] = _coded(grid[key], own).integers
             continue
         kind, field_shape = grid[key]
@@ -115,9 +115,14 @@ def _quantised(entry: list[Any], taker: Taker) -> Tensor:
     return Tensor(name, shape, dtype, values(grid, fields, codes), "", "", 0, grid, fields, [array], size)
 
 
-def _field_size(key: str, entry: list[Any]) -> int:
+def _field_size(entry: list[Any]) -> int:
     """The bytes of a field."""
-    return _size(entry) if key in CODED else prod(entry[1]) * np.dtype(DTYPES[entry[0]]).itemsize
+    return _size(entry) if _is_coded(entry) else prod(entry[1]) * np.dtype(DTYPES[entry[0]]).itemsize
+
+
+def _is_coded(entry: list[Any]) -> bool:
+    """Whether a field is a coded array, rather than its dtype and shape."""
+    return len(listed(entry)) != 2
 
 
 def _size(entry: list[Any]) -> int:

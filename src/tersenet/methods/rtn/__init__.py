@@ -5,6 +5,8 @@ with `s = mean|w|`, the least-squares choice. Affine: `scale = (max - min) / (2^
 integer zero point, codes in `[-2^(B-1), 2^(B-1) - 1]`. One scale per tensor, per output channel, or per group of
 consecutive weights of a row. Scales are rounded to fp16 (fp32 where fp16 would lose them) before the codes are chosen.
 
+`format` makes the blocks of other tools instead, value for value: Q8_0, Q4_0 and Q4_1 of llama.cpp, NF4 of QLoRA.
+
 Needs nothing but the weights; with the network's code (`module=`), `bn="fold"` folds batch norm into the weights first
 and `equalise=True` equalises channels between layers (Nagel et al. 2019), which helps one scale per tensor most.
 
@@ -14,20 +16,22 @@ seconds; no data.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from ..core.fields import Within, check_widths
-from ..core.grid import Uniform
-from ..core.method import Job, Knob, Method
-from ..core.model import Item, QTensor
-from ..errors import UsageError
-from ..network.fold import rewritten
-from ..network.kept import LARGEST, check_finite, keep, prepare_batch_norm, why_kept
+from ...core.fields import Within, check_widths
+from ...core.grid import Uniform
+from ...core.method import Job, Knob, Method
+from ...core.model import Item, QTensor
+from ...errors import UsageError
+from ...network.fold import rewritten
+from ...network.kept import LARGEST, check_finite, keep, prepare_batch_norm, smallest_batch_norm, why_kept
+from .formats import in_blocks
 
+OF_UNIFORM = ("bits", "granularity", "group_size", "affine")  # fields that a format of other tools has no use for
 BLOCK = 1 << 17  # weights per block: stays in the cache
 
 
@@ -100,6 +104,8 @@ class Rtn(Method):
     """Weights in a group, for granularity group."""
     affine: bool = False
     """A range with a zero point instead of a symmetric one."""
+    format: Literal["uniform", "q8_0", "q4_0", "q4_1", "nf4"] = "uniform"
+    """The blocks of other tools: 32 weights (nf4: 64) that share a scale; in place of bits, granularity and affine."""
     equalise: bool = False
     """Equalise channels between layers first; needs the network's code."""
 
@@ -108,11 +114,22 @@ class Rtn(Method):
         if self.equalise and self.bn == "scale-shift":
             raise UsageError('equalise=True needs batch norm folded: give bn="fold" ("keep" for a network without any)')
         check_widths(self.layer_bits, 1, 8)
+        plain = {each.name: each.default for each in fields(type(self)) if each.name in OF_UNIFORM}
+        if self.format != "uniform" and (other := [name for name in OF_UNIFORM if getattr(self, name) != plain[name]]):
+            raise UsageError(f"format={self.format!r} is a format as it is: leave out {other[0]}=")
+        if self.format != "uniform" and self.layer_bits:
+            raise UsageError(f"format={self.format!r} has one width: leave out layer_bits=")
 
     @property
     def knob(self) -> Knob:
-        """Whole bits."""
-        return Knob("bits", (8, 7, 6, 5, 4, 3, 2, 1))
+        """Whole bits; a format of other tools has nothing to turn."""
+        return Knob("bits", (8, 7, 6, 5, 4, 3, 2, 1) if self.format == "uniform" else (self.bits,))
+
+    @classmethod
+    def auto_points(cls, job: Job) -> tuple[Method, ...]:
+        """The formats of other tools, which a smaller file has to beat."""
+        bn = smallest_batch_norm(job.source)
+        return cls(bn=bn, format="q8_0"), cls(bn=bn, format="q4_1"), cls(bn=bn, format="nf4"), cls(bn=bn, format="q4_0")
 
     def compress(self, job: Job) -> Iterator[Item]:
         """Every tensor of `source`, rounded or kept, in order; `module` only tells how it may be rewritten."""
@@ -131,6 +148,8 @@ class Rtn(Method):
 
     def quantize(self, name: str, tensor: Tensor, axis: int = 0) -> QTensor:
         """`tensor` (called `name` in errors) on its grid. **Raises** `WeightError` for a NaN or an infinity."""
+        if self.format != "uniform":
+            return in_blocks(name, tensor, self.format)
         axis = 0 if self.granularity == "group" else axis
         turned = tensor.transpose(0, axis)
         rows = turned.flatten(1)

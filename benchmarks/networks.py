@@ -148,7 +148,7 @@ def main() -> None:
             )
             print(*rows[-1].values(), flush=True)
             with given.table.open("w", newline="") as stream:
-                writer = csv.DictWriter(stream, FIELDS)
+                writer = csv.DictWriter(stream, FIELDS, lineterminator="\n")
                 writer.writeheader()
                 writer.writerows(rows)
 

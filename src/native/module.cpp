@@ -19,6 +19,7 @@
 #include <string>
 
 #include "kernels.hpp"
+#include "module_cm.hpp"
 #include "rans.hpp"
 
 namespace nb = nanobind;
@@ -26,7 +27,7 @@ using namespace tersenet;
 
 namespace {
 
-constexpr int kInterface = 3;  // raised with every change of what Python calls; codec/native.py asks for it
+constexpr int kInterface = 4;  // raised with every change of what Python calls; codec/native.py asks for it
 
 template <typename T>
 using In = nb::ndarray<const T, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
@@ -277,6 +278,7 @@ auto array(const char* name) { return nb::arg(name).noconvert(); }  // an array 
 
 NB_MODULE(_native, m) {
   m.attr("INTERFACE") = kInterface;
+  bind_cm(m);
   m.def("best_isa", [] { return best_isa() == Isa::avx512 ? "avx512" : best_isa() == Isa::avx2 ? "avx2" : "scalar"; });
   m.def("encode_symbols", &encode_symbols, array("symbols"), nb::arg("frequencies"), array("which").none());
   m.def("decode_symbols", &decode_symbols, nb::arg("data"), nb::arg("frequencies"), array("out"), nb::arg("isa"));

@@ -15,9 +15,6 @@ from tersenet.codec.native import native
 from tersenet.codec.stream import CodecError, Stream
 from tersenet.verifier.codes import decode as second_reader
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-import format_codes
-
 RNG = np.random.default_rng(3)
 
 

@@ -26,7 +26,7 @@ def squash(x: int) -> int:
     for i in range(8):
         if abs(x) >> (7 - i) & 1:
             y = (y * ROOTS[i] + ONE // 2) >> 30
-    y *= 2 ** (abs(x) >> 8)
+    y <<= abs(x) >> 8
     p = min(65535, (65536 * y + (y + ONE) // 2) // (y + ONE))
     return p if x >= 0 else 65536 - p
 

@@ -1,4 +1,4 @@
-// What Python sees of the context-mixing coder; the rules are those of module.cpp.
+// What Python sees of bit packing and of the context-mixing coder; the rules are those of module.cpp.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 
@@ -8,7 +8,8 @@
 #include <vector>
 
 #include "cm.hpp"
-#include "module_cm.hpp"
+#include "kernels.hpp"
+#include "module_codes.hpp"
 
 namespace nb = nanobind;
 
@@ -47,13 +48,33 @@ void decode(nb::bytes data, size_t start, size_t row, size_t kernel, size_t line
   mix_decode(bytes, size, out.size(), start, layout, out.data());
 }
 
+nb::bytes pack_bits(Flat<const uint32_t> values, int width) {
+  if (width < 0 || width > 32) throw std::invalid_argument("a width outside 0 to 32");
+  std::vector<uint8_t> packed;
+  {
+    nb::gil_scoped_release release;
+    packed = pack(values.data(), values.size(), width);
+  }
+  return nb::bytes(packed.data(), packed.size());
+}
+
+void unpack_bits(nb::bytes data, int width, Flat<uint32_t> values) {
+  if (width < 0 || width > 32) throw std::invalid_argument("a width outside 0 to 32");
+  if (data.size() < packed_size(values.size(), width)) throw std::invalid_argument("too few bytes for the fields");
+  const auto* bytes = static_cast<const uint8_t*>(data.data());
+  nb::gil_scoped_release release;
+  unpack(bytes, values.size(), width, values.data());
+}
+
 }  // namespace
 
-void bind_cm(nb::module_& m) {
+void bind_codes(nb::module_& m) {
   m.def("mix_encode", &encode, nb::arg("values").noconvert(), nb::arg("start"), nb::arg("row"), nb::arg("kernel"),
         nb::arg("line"), nb::arg("most"));
   m.def("mix_decode", &decode, nb::arg("data"), nb::arg("start"), nb::arg("row"), nb::arg("kernel"), nb::arg("line"),
         nb::arg("most"), nb::arg("out").noconvert());
+  m.def("pack", &pack_bits, nb::arg("values").noconvert(), nb::arg("width"));
+  m.def("unpack", &unpack_bits, nb::arg("data"), nb::arg("width"), nb::arg("values").noconvert());
 }
 
 }  // namespace tersenet

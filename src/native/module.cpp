@@ -19,6 +19,7 @@
 #include <string>
 
 #include "kernels.hpp"
+#include "module_codes.hpp"
 #include "rans.hpp"
 
 namespace nb = nanobind;
@@ -26,7 +27,7 @@ using namespace tersenet;
 
 namespace {
 
-constexpr int kInterface = 3;  // raised with every change of what Python calls; codec/native.py asks for it
+constexpr int kInterface = 4;  // raised with every change of what Python calls; codec/native.py asks for it
 
 template <typename T>
 using In = nb::ndarray<const T, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
@@ -227,24 +228,6 @@ void round_rows(Matrix<const float> weight, float scale, size_t kernel, float de
        "a code beyond 32 bits");
 }
 
-nb::bytes pack_bits(In<uint32_t> values, int width) {
-  need(width >= 0 && width <= 32, "a width outside 0 to 32");
-  std::vector<uint8_t> packed;
-  {
-    nb::gil_scoped_release release;
-    packed = pack(values.data(), values.size(), width);
-  }
-  return to_bytes(packed);
-}
-
-void unpack_bits(nb::bytes data, int width, Out<uint32_t> values) {
-  need(width >= 0 && width <= 32, "a width outside 0 to 32");
-  need(data.size() >= packed_size(values.size(), width), "too few bytes for the fields");
-  const auto* bytes = static_cast<const uint8_t*>(data.data());
-  nb::gil_scoped_release release;
-  unpack(bytes, values.size(), width, values.data());
-}
-
 Rings rings_of(float step, float t, std::vector<float> masks, std::vector<int32_t> ends) {
   Rings rings{step, t, std::move(masks), std::move(ends)};
   if (const char* problem = wrong(rings)) throw std::invalid_argument(problem);
@@ -277,6 +260,7 @@ auto array(const char* name) { return nb::arg(name).noconvert(); }  // an array 
 
 NB_MODULE(_native, m) {
   m.attr("INTERFACE") = kInterface;
+  bind_codes(m);
   m.def("best_isa", [] { return best_isa() == Isa::avx512 ? "avx512" : best_isa() == Isa::avx2 ? "avx2" : "scalar"; });
   m.def("encode_symbols", &encode_symbols, array("symbols"), nb::arg("frequencies"), array("which").none());
   m.def("decode_symbols", &decode_symbols, nb::arg("data"), nb::arg("frequencies"), array("out"), nb::arg("isa"));
@@ -295,6 +279,4 @@ NB_MODULE(_native, m) {
         array("out"), nb::arg("isa"));
   m.def("mode_gradient", &mode_gradient_of, array("values"), array("grads"), nb::arg("step"), nb::arg("t"), nb::arg("masks"),
         nb::arg("ends"), nb::arg("straight"), array("out"), nb::arg("isa"));
-  m.def("pack", &pack_bits, array("values"), nb::arg("width"));
-  m.def("unpack", &unpack_bits, nb::arg("data"), nb::arg("width"), array("values"));
 }

@@ -79,8 +79,9 @@ def isa(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
 @pytest.mark.parametrize("name", ARRAYS)
 def test_decoding_gives_back_exactly_the_integers(name: str, chunk: int, effort: str, isa: str) -> None:
     codes = ARRAYS[name]
-    if isa == "reference" and codes.size > 100_000:
-        codes = codes[:100_000]
+    most = 1_500 if effort == "best" else 100_000
+    if isa == "reference" and codes.size > most:
+        codes = codes.reshape(-1)[:most]
     stream = codec.encode(codes, effort=effort, chunk_symbols=chunk)
     back = codec.decode(stream, codes.shape, codes.dtype)
     assert np.array_equal(back, codes) and back.dtype == codes.dtype and back.shape == codes.shape

@@ -47,7 +47,7 @@ class Steps(Coder):
 class Stepped(Chunks):
     """The chunks of `Steps`."""
 
-    def decode(self, data: bytes, count: int, kind: Kind) -> Values:
+    def decode(self, data: bytes, start: int, count: int, kind: Kind) -> Values:
         first, at = get_varint(data, 0)
         steps = unpack(data[at:], count - 1, 2).astype(np.int64) - 1
         values = unzigzag(first) + np.concatenate([[0], np.cumsum(steps)])
@@ -62,7 +62,7 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_ids_and_names_are_a_promise() -> None:
-    assert {coder.id: coder.name for coder in coders.CODERS} == {0: "raw", 1: "rans", 2: "zstd", 3: "classes"}
+    assert {coder.id: coder.name for coder in coders.CODERS} == {0: "raw", 1: "rans", 2: "zstd", 3: "classes", 4: "cm"}
     assert codec.coder_name(3) == "classes" and codec.coder_name(9) == "?"
 
 

@@ -62,12 +62,14 @@ class Classed(Chunks):
     def __init__(self, model: Model) -> None:
         self.classes = Window(model)
 
-    def decode(self, data: bytes, count: int, kind: Kind) -> Values:
+    def decode(self, data: bytes, start: int, count: int, kind: Kind) -> Values:
         """Classes first, which say how many low bits there are."""
         size, at = get_varint(data, 0)
         if at + size > len(data):
             raise CodecError(f"classes of {size} bytes in a chunk of {len(data)}")
-        return unpack_low(data[at + size :], self.classes.decode(data[at : at + size], count, np.dtype(np.int8)), kind)
+        return unpack_low(
+            data[at + size :], self.classes.decode(data[at : at + size], start, count, np.dtype(np.int8)), kind
+        )
 
 
 def classes_of(codes: Values) -> npt.NDArray[np.int8]:

@@ -19,7 +19,8 @@ from .table import Ints
 class Numbers:
     """Integers that are to be encoded, at least two of them different.
 
-    `codes` are as they came (a matrix may be seen by columns), `flat` are the same in C order; `values` and `counts`
+    `codes` are as they came (a matrix may be seen by columns), `flat` are the same in C order, `shape` is what
+    they had; `values` and `counts`
     are their histogram. `trial` encodes others, such as a sample, in the way that is best for them.
     """
 
@@ -27,6 +28,7 @@ class Numbers:
     flat: Values
     values: Ints
     counts: Ints
+    shape: tuple[int, ...]
     chunk_symbols: int
     effort: str
     trial: Callable[[Values], Stream]
@@ -59,8 +61,11 @@ class Chunks(ABC):
     """Whether the integers are in the order of a matrix' columns."""
 
     @abstractmethod
-    def decode(self, data: bytes, count: int, kind: Kind) -> Values:
-        """The `count` integers of one chunk. **Raises** `CodecError` if it is malformed or they do not fit `kind`."""
+    def decode(self, data: bytes, start: int, count: int, kind: Kind) -> Values:
+        """The `count` integers of one chunk, the first of which is number `start` of the stream.
+
+        **Raises** `CodecError` if it is malformed or they do not fit `kind`.
+        """
 
     def decode_uniform(self, data: bytes, out: npt.NDArray[np.float32], start: int, run: int, grid: Grid) -> bool:
         """Decode one chunk to fp32 straight into `out` (see `decoder.decode_uniform`); False if there is no such

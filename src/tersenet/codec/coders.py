@@ -2,10 +2,11 @@
 
 from .classes import Classes
 from .coder import Coder
+from .mixed import Cm
 from .packed import Raw, Zstd
 from .windows import Rans
 
-CODERS: tuple[Coder, ...] = (Raw(), Rans(), Classes(), Zstd())
+CODERS: tuple[Coder, ...] = (Raw(), Rans(), Classes(), Cm(), Zstd())
 BY_ID = {coder.id: coder for coder in CODERS}
 
 

@@ -120,7 +120,7 @@ def _opened(stream: Stream, shape: tuple[int, ...], kind: Kind) -> Chunks:
 
 def _chunk(stream: Stream, chunks: Chunks, index: int, kind: Kind) -> Values:
     data = stream.chunks[index] if chunks.constant is None else b""
-    return chunks.decode(data, stream.chunk_count(index), kind)
+    return chunks.decode(data, index * stream.chunk_symbols, stream.chunk_count(index), kind)
 
 
 def decode_uniform(

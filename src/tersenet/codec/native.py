@@ -12,7 +12,7 @@ from types import ModuleType
 from ..errors import NativeError
 
 PATHS = ("avx512", "avx2", "scalar", "reference")
-INTERFACE = 3  # what this code calls; src/native/module.cpp says what it offers
+INTERFACE = 4  # what this code calls; src/native/module.cpp says what it offers
 
 
 @cache

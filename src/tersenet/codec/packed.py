@@ -62,7 +62,7 @@ class Packed(Chunks):
             raise CodecError("bytes after the parameters of bit packing")
         self.width, self.low, self.inflated = params[0], unzigzag(low), inflated
 
-    def decode(self, data: bytes, count: int, kind: Kind) -> Values:
+    def decode(self, data: bytes, start: int, count: int, kind: Kind) -> Values:
         """Unpacked, and moved to where the lowest is."""
         size = (count * self.width + 7) // 8
         if self.inflated:

@@ -48,7 +48,7 @@ class Constant(Chunks):
     def __init__(self, value: int) -> None:
         self.constant = value
 
-    def decode(self, data: bytes, count: int, kind: Kind) -> Values:
+    def decode(self, data: bytes, start: int, count: int, kind: Kind) -> Values:
         """`count` times the value."""
         return np.full(count, self.constant, kind)
 
@@ -59,7 +59,7 @@ class Window(Chunks):
     def __init__(self, model: Model) -> None:
         self.model = model
 
-    def decode(self, data: bytes, count: int, kind: Kind) -> Values:
+    def decode(self, data: bytes, start: int, count: int, kind: Kind) -> Values:
         """See `symbols`: from symbols to coded parts, to integers."""
         model = self.model
         low, high = model.low << model.split, ((model.low + model.size) << model.split) - 1
@@ -96,7 +96,7 @@ class Path(Chunks):
     def __init__(self, model: Model) -> None:
         self.model = model
 
-    def decode(self, data: bytes, count: int, kind: Kind) -> Values:
+    def decode(self, data: bytes, start: int, count: int, kind: Kind) -> Values:
         """See `trellis`: from indices to integers."""
         if not data or data[0] > 7:
             raise CodecError("a trellis chunk without a start state")

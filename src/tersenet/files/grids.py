@@ -12,7 +12,7 @@ import numpy as np
 
 from ..errors import OutputError
 from . import bases, blocks
-from .records import CODE_TYPES, FLOATS, INTEGERS, Array, Encoded, Record, matrix
+from .records import CODE_TYPES, FLOATS, INTEGERS, Array, Encoded, Record
 from .strict import MAX_SIZE, need
 
 INT32 = np.iinfo(np.int32)
@@ -31,7 +31,7 @@ class FieldRule:
 
 
 def _one(codes: Array, fields: Arrays, integers: Mapping[str, int]) -> list[Array]:
-    return [codes.reshape(matrix(codes.shape))]
+    return [codes]
 
 
 def _same(record: Record, fields: Arrays, codes: Sequence[Array]) -> Array:

@@ -2,19 +2,22 @@
 
 A file of n bytes may decode to `max(256 MiB, 250 n)` bytes, or to `max_output` bytes if the caller says so. Against the
 same number counts the work beside the values: every tensor, tied name and attachment as 8,192 bytes, every byte of JSON
-as 128 bytes.
+as 128 bytes, every array coded by context mixing as 65,536 and 16 for each of its integers.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
 
+from .. import codec
 from ..errors import SizeLimitError, UsageError
 from .layout import Index
+from .records import Coded, product
 
 FREE_OUTPUT = 1 << 28  # decoded bytes every file may have
 MAX_GROWTH = 250  # decoded bytes per byte of file beyond that
 ENTRY = 8192  # bytes that a tensor, a tied name or an attachment counts as
 TEXT = 128  # bytes that a byte of JSON counts as
+MIXED, MIXER = 16, 1 << 16  # bytes that an integer coded by context mixing counts as, and the array of them
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,7 @@ class Limit:
         sizes = {name: record.output for name, record in index.records.items()}
         sizes |= {alias: sizes[name] for alias, name in aliases.items()}
         output = sum(sizes.values()) + sum(size for _, size in index.files.values())
+        output += sum(_work(part) for record in index.records.values() for part in record.coded)
         many = len(sizes) + len(index.files)
         self._check(max(output, ENTRY * many), f"{output:,} bytes of tensors and files in {many:,} pieces")
 
@@ -50,3 +54,8 @@ class Limit:
                 f"{self.path} claims {claim}, which count as {cost:,} bytes; {self.allowed:,} are allowed: "
                 f"if you trust it, give max_output={cost}"
             )
+
+
+def _work(part: Coded) -> int:
+    """What decoding costs beyond the bytes of the result, as bytes."""
+    return MIXER + MIXED * product(part.shape) if codec.coder_name(part.coder) == "cm" and part.chunks else 0

@@ -171,6 +171,11 @@ class Record:
         return self.count * SIZES[self.dtype]
 
     @property
+    def coded(self) -> list[Coded]:
+        """All that coders have written of it."""
+        return [*(part for part in self.fields.values() if isinstance(part, Coded)), *self.codes]
+
+    @property
     def grid_size(self) -> int:
         """Bytes of the grid's fields."""
         return sum(part.size for part in self.fields.values())

@@ -24,7 +24,7 @@ from .grids import GRIDS, check_codes, check_fields, ends_of, kind_of
 from .nowhere import Nowhere
 from .packed_folder import names_folder, unpacked, write_packed
 from .reader import Reader, stored_batch_norm
-from .records import CONSTANT_BYTES, RAW_BYTES, ZSTD_BYTES, Array, Coded, Field, Record
+from .records import CONSTANT_BYTES, RAW_BYTES, ZSTD_BYTES, Array, Coded, Field, Record, matrix
 from .strict import check_bools, one_of
 from .writer import Writer, compress, writing
 
@@ -239,7 +239,7 @@ def _coded(array: Array, effort: str, parts: list[bytes]) -> Coded:
     """What the index says of an array of integers, whose bytes are appended to `parts`."""
     stream = codec.encode(array, effort=effort)
     parts += [stream.params, *stream.chunks]
-    return Coded.of(stream, array.shape, f"{array.dtype.kind}{8 * array.itemsize}")
+    return Coded.of(stream, matrix(array.shape), f"{array.dtype.kind}{8 * array.itemsize}")
 
 
 def _kept(name: str, entry: KeptTensor) -> tuple[Record, list[bytes]]:

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from . import mixed
 from .bits import Ints, fields, inflate, unzigzag, varint
 from .checks import need
 from .rans import Table, begun, symbols, table
@@ -34,9 +35,12 @@ def decode(coder: int, head: bytes, chunks: list[bytes], per_chunk: int, shape: 
         need(end == len(head) and not chunks, "a constant with more than its value")
         _check_fits(unzigzag(value), unzigzag(value), kind)
         return np.full(count, unzigzag(value), np.int64)
-    need(coder in (0, 1, 2, 3) and len(chunks) == -(-count // per_chunk), "a coder, or the number of its chunks")
+    need(coder in (0, 1, 2, 3, 4) and len(chunks) == -(-count // per_chunk), "a coder, or the number of its chunks")
     pieces = [(chunk, min(per_chunk, count - per_chunk * i)) for i, chunk in enumerate(chunks)]
-    found = _packed(coder, head, pieces) if coder in (0, 2) else _modelled(coder, head, pieces, shape)
+    if coder == 4:
+        found = _joined(mixed.decode(head, pieces))
+    else:
+        found = _packed(coder, head, pieces) if coder in (0, 2) else _modelled(coder, head, pieces, shape)
     if len(found):
         _check_fits(int(found.min()), int(found.max()), kind)
     return found

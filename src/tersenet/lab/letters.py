@@ -31,8 +31,8 @@ class Block(nn.Module):
         n, length, width = x.shape
         y = self.norm1(x)
         split = (n, length, self.heads, width // self.heads)
-        parts = [layer(y).view(split).transpose(1, 2) for layer in (self.query, self.key, self.value)]
-        seen = F.scaled_dot_product_attention(*parts, is_causal=True)
+        query, key, value = (part(y).view(split).transpose(1, 2) for part in (self.query, self.key, self.value))
+        seen = F.scaled_dot_product_attention(query, key, value, is_causal=True)
         x = x + self.out(seen.transpose(1, 2).reshape(n, length, width))
         found: Tensor = x + self.down(F.gelu(self.up(self.norm2(x))))
         return found

@@ -12,21 +12,13 @@ if TYPE_CHECKING:
 
     from ..core.task import Task
 
-Setting = tuple[str, dict[str, Any]]
-SETTINGS: dict[str, tuple[Setting, ...]] = {
-    "digits": (
-        ("rtn", {"bits": 8}),
-        ("rtn", {"bits": 4}),
-        ("vlcq", {"target_bits": 3.0}),
-        ("vlcq", {"target_bits": 2.0}),
-    ),
-    "text": (
-        ("rtn", {"bits": 8}),
-        ("rtn", {"bits": 4}),
-        ("vlcq", {"target_bits": 3.0, "calibrate": True}),
-        ("vlcq", {"target_bits": 2.0, "calibrate": True}),
-    ),
-}
+NETWORKS = ("digits", "text")
+SETTINGS: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("rtn", {"bits": 8}),
+    ("rtn", {"bits": 4}),
+    ("vlcq", {"target_bits": 3.0, "calibrate": True}),
+    ("vlcq", {"target_bits": 2.0, "calibrate": True}),
+)
 
 
 def command(
@@ -44,7 +36,7 @@ def command(
     check_output(output, overwrite=overwrite)
     rows: list[dict[str, object]] = []
     with progress_bar():
-        for name in SETTINGS if net == "both" else (net,):
+        for name in NETWORKS if net == "both" else (net,):
             rows += _rows(name, output)
     if as_json:
         print_json({"output": str(output), "rows": rows})
@@ -66,7 +58,7 @@ def _rows(name: str, output: Path) -> list[dict[str, object]]:
     network, fresh, task = _trained(name)
     original = sum(t.numel() * t.element_size() for t in network.state_dict().values())
     judged = [("fp32", original, evaluate(network, task))]
-    for method, fields in SETTINGS[name]:
+    for method, fields in SETTINGS:
         size = save(compress(network, method, task=task, **fields), output, overwrite=True)
         result = evaluate(load(output).apply_to(fresh), task, reference=network)
         judged.append((f"{method} {' '.join(f'{k}={v}' for k, v in fields.items())}", size, result))

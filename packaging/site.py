@@ -81,6 +81,12 @@ def on_page_markdown(markdown: str, page: Any, **more: object) -> str:
     return LINK.sub(inside, markdown)
 
 
+def on_post_page(output: str, **more: object) -> str:
+    """Give the search a name, which the theme leaves out."""
+    dialog = 'data-md-component="search" role="dialog"'
+    return output.replace(dialog, dialog + ' aria-label="Search"')
+
+
 def moved(name: str) -> str:
     """A page of the top folder, whose links begin in docs/ now."""
 

@@ -23,7 +23,7 @@ def test_every_link_to_a_file_leads_somewhere(page: Path) -> None:
 
 def test_the_readme_is_a_screen_and_a_half_and_leads_to_everything() -> None:
     text = (ROOT / "README.md").read_text("utf-8")
-    assert len(text.splitlines()) <= 90
+    assert len(re.sub(r"<!--.*?-->", "", text, flags=re.S).splitlines()) <= 90  # what is shown
     assert "make demo" in text and "make test" in text and "make docs" in text
     assert all(f"docs/tutorials/{page.name}" in text for page in (ROOT / "docs" / "tutorials").glob("*.md"))
 

@@ -233,7 +233,12 @@ def test_auto_tries_data_free_methods_first_and_is_smaller_than_without_data(tas
     names = [trial.name for trial in outcome.trials]
     assert "calibrate=True" in names[-1] and outcome.holds
     kinds = ["calibrate" in name for name in names]
-    assert kinds == sorted(kinds) and all("about" in line and "best so far" in line for line in said)
+    assert kinds == sorted(kinds)
+    lines = [line for line in said if not line.startswith("left out")]
+    verdicts = [outcome.target.of(trial) for trial in outcome.trials]
+    assert [line.partition(":")[0] for line in lines] == names  # a line for every trial, when it is done
+    assert all(f"{t.bytes:,} bytes, drop" in line for t, line in zip(outcome.trials, lines, strict=True))
+    assert all(line.endswith(verdict) for line, verdict in zip(lines, verdicts, strict=True))
     free = [trial for trial in outcome.trials if "calibrate" not in trial.name and outcome.target.of(trial) == "met"]
     assert outcome.best.bytes <= min(trial.bytes for trial in free)
     trained = budgets.auto(checkpoint, tmp_path / "t.terse", module=network, task=task, max_bytes=4_000, train=True)

@@ -86,9 +86,7 @@ def save(model: CompressedModel, path: str | Path, *, overwrite: bool = False, e
     nothing has changed.
 
     >>> model = CompressedModel({"bias": KeptTensor(torch.ones(2), torch.float32, "bias")})
-    >>> import os
-    >>> save(model, "net.terse") == os.path.getsize("net.terse")
-    True
+    >>> size = save(model, "net.terse")
     """
     if not isinstance(model, CompressedModel):
         raise UsageError(f"got a {type(model).__name__}: expected what compress, freeze or load return")

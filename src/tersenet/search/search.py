@@ -19,7 +19,7 @@ from ..analysis.intervals import Estimate
 from ..core.method import Method
 from ..errors import BudgetError, OutputError
 from ..files.atomic import replacing_file
-from ..progress import OutOfTime, remaining
+from ..progress import OutOfTime, progress, remaining
 from .folder import SearchFolder, hash_of
 from .target import Target
 from .trials import Trial, Trials, key_of
@@ -69,8 +69,8 @@ class Maker(Protocol):
 class Search:
     """Trials of methods towards `target`, logged in `trials`, the best one's file at `output`.
 
-    `on_message` gets a line of text before every trial. What is at `output` now may be replaced; what appears there
-    later may not.
+    `on_message` gets a line of text after every trial; what is being tried is progress. What is at `output` now may be
+    replaced; what appears there later may not.
     """
 
     def __init__(
@@ -123,7 +123,8 @@ class Search:
         if best is not None and remaining() < 0:
             raise OutOfTime("out of time")
         expected = self.seconds(method)
-        self.on_message(f"{name}: about {in_words(expected)}; best so far: {so_far}")
+        if remaining() > 0:
+            progress(f"{name}: about {in_words(expected)}; best so far: {so_far}", 0, 1)
         if method.needs == "training" and expected > PATIENCE * remaining():
             raise OutOfTime(f"{in_words(remaining())} are left for a training of {in_words(expected)}")
         began = time.perf_counter()
@@ -138,6 +139,7 @@ class Search:
             self.trials.add(trial)  # first: a row without its file is made again, a file without its row is foreign
             if best is None or self.target.rank(trial) < self.target.rank(best):
                 self._place(self.folder.candidate)
+            self.on_message(f"{name}: {self.describe(trial)}")
         finally:
             self.folder.candidate.unlink(missing_ok=True)
         return trial

@@ -11,8 +11,8 @@ from tersenet.core.grid import Outer, Uniform, factors
 from tersenet.core.model import QTensor, TensorSpec
 from tersenet.methods.vlcq.plan import on_grid, relative_units, round_weight
 from tersenet.methods.vlcq.rules import (
-    BEFORE_NORM,
     EMBEDDED,
+    EVEN,
     FILTER,
     FIRST_RECURRING,
     FREE_WORDS,
@@ -35,6 +35,9 @@ def spread(*shape: int, seed: int = 0, octaves: float = 2.0) -> torch.Tensor:
         scale = torch.exp2((torch.rand(shape[dim], generator=make) - 0.5) * octaves)
         weight *= scale.reshape([-1 if i == dim else 1 for i in range(len(shape))])
     return weight
+
+
+ATTENDS = ("layers.0.self_attn.norm.bias",)
 
 
 def rule_of(name: str, *shape: int, beside: tuple[str, ...] = (), aliases: dict[str, str] | None = None) -> Rule:
@@ -67,31 +70,39 @@ def rule_of(name: str, *shape: int, beside: tuple[str, ...] = (), aliases: dict[
     }.items(),
 )
 def test_a_matrix_is_told_by_its_name(name: str, expected: Rule) -> None:
-    assert rule_of(name, 64, 64) == expected
+    assert rule_of(name, 64, 64, beside=ATTENDS) == expected
+
+
+def test_without_attention_and_recurrence_one_step_holds_for_all() -> None:
+    """In LeNets steps of rows and columns cost most of the agreement (docs/design/0018)."""
+    for name in ("fc1.weight", "conv2.weight", "value.weight", "embed.weight"):
+        assert rule_of(name, 64, 64) == EVEN
 
 
 def test_with_batch_norm_one_step_holds_for_all_but_recurrent_weights() -> None:
     for name in ("fc.weight", "embed.weight", "attn.v_proj.weight"):
-        assert rule_of(name, 64, 64, beside=("bn.running_var",)) == BEFORE_NORM
+        assert rule_of(name, 64, 64, beside=("bn.running_var",)) == EVEN
     assert rule_of("lstm.weight_hh_l0", 64, 64, beside=("bn.running_var",)) == RECURRING
 
 
 def test_a_long_kernel_along_one_axis_is_a_filter() -> None:
     for shape in ((16, 4, 64), (16, 4, 64, 1), (16, 4, 1, 8)):
         assert rule_of("conv.weight", *shape, beside=("bn.running_mean",)).prior == FILTER
-        assert rule_of("conv.weight", *shape) == Rule(0.5, 0.5, 1.0, prior=FILTER)
+        assert rule_of("conv.weight", *shape, beside=ATTENDS) == Rule(0.5, 0.5, 1.0, prior=FILTER)
     for shape in ((16, 4, 7, 7), (16, 4, 3), (16, 64)):
-        assert rule_of("conv.weight", *shape).prior == PLAIN.prior
+        assert rule_of("conv.weight", *shape, beside=ATTENDS).prior == PLAIN.prior
 
 
 def test_embeddings_that_are_no_head_get_larger_steps() -> None:
     name, words = "embeddings.word_embeddings.weight", (5000, 64)
-    assert rule_of(name, *words, beside=("encoder.layer.0.output.dense.bias",)) == FREE_WORDS
-    assert rule_of(name, *words) == WORDS  # a decoder without a head: it is tied
-    assert rule_of(name, *words, beside=("encoder.x.bias",), aliases={"head.weight": name}) == WORDS
-    assert rule_of("embeddings.position_embeddings.weight", 512, 64, beside=("encoder.x.bias",)) == EMBEDDED
-    specs = {key: TensorSpec(torch.Size(words), torch.float32) for key in ("embed_tokens.weight", "lm_head.weight")}
-    assert rules(specs, {}, specs) == {"embed_tokens.weight": FREE_WORDS, "lm_head.weight": PLAIN}
+    encoder = ("encoder.layer.0.attention.output.dense.bias",)
+    assert rule_of(name, *words, beside=encoder) == FREE_WORDS
+    assert rule_of(name, *words, beside=ATTENDS) == WORDS  # a decoder without a head: it is tied
+    assert rule_of(name, *words, beside=encoder, aliases={"head.weight": name}) == WORDS
+    assert rule_of("embeddings.position_embeddings.weight", 512, 64, beside=encoder) == EMBEDDED
+    names = ("embed_tokens.weight", "lm_head.weight", *ATTENDS)
+    specs = {key: TensorSpec(torch.Size(words), torch.float32) for key in names}
+    assert rules(specs, {}, names[:2]) == {"embed_tokens.weight": FREE_WORDS, "lm_head.weight": PLAIN}
 
 
 @pytest.mark.parametrize("axis", [0, 1])
@@ -144,7 +155,7 @@ def test_steps_of_one_kind_follow_the_spread_and_kinds_meet_in_the_middle() -> N
     weights = {"a": torch.randn(64, 64), "b": torch.randn(64, 64) * 0.25}
     even = relative_units({name: measured(weight, 0, PLAIN) for name, weight in weights.items()})
     assert even["a"] / even["b"] == pytest.approx(4, rel=0.1)
-    mixed = relative_units({"a": measured(weights["a"], 0, BEFORE_NORM), "b": measured(weights["a"], 0, PLAIN)})
+    mixed = relative_units({"a": measured(weights["a"], 0, EVEN), "b": measured(weights["a"], 0, PLAIN)})
     assert mixed["a"] / mixed["b"] == pytest.approx(1, rel=0.05)
 
 
@@ -153,8 +164,8 @@ def test_rows_and_columns_help_at_equal_bytes(tmp_path: Path) -> None:
     weight = spread(256, 192, octaves=4.0)
     moment = 1 / weight.abs().mean(0)
     errors, grids = [], []
-    for name in ("fc.weight", "bn.running_var"):
-        beside = {} if name == "fc.weight" else {name: torch.ones(64)}
+    for name in ("attn.norm.bias", "bn.running_var"):
+        beside = {name: torch.ones(64)}
         save_file({"fc.weight": weight, **beside}, tmp_path / "x.safetensors")
         small = tersenet.compress(tmp_path / "x.safetensors", "vlcq", target_bits=3)
         tersenet.save(small, tmp_path / "x.terse", overwrite=True)

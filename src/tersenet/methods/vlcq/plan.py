@@ -15,7 +15,7 @@ from ...network.kept import LARGEST, check_finite, keep
 from ...progress import progress
 from .data_free_feedback import round_with_feedback
 from .entropy import entropy, rounded_entropy, solve_step
-from .rules import BEFORE_NORM, rules
+from .rules import EVEN, rules
 from .sequential import SequentialGptq
 from .steps import MANTISSA, Weight, divided, measured
 
@@ -54,12 +54,12 @@ def relative_units(known: Mapping[str, Weight]) -> dict[str, float]:
     units = {}
     for name, weight in known.items():
         rule = weight.rule
-        units[name] = rule.unit * spreads[name] ** rule.tensor * middle ** (BEFORE_NORM.tensor - rule.tensor)
-    normed = [units[name] for name, weight in known.items() if weight.rule.tensor == BEFORE_NORM.tensor]
+        units[name] = rule.unit * spreads[name] ** rule.tensor * middle ** (EVEN.tensor - rule.tensor)
+    normed = [units[name] for name, weight in known.items() if weight.rule.tensor == EVEN.tensor]
     usual = sorted(normed)[len(normed) // 2] if normed else 1.0
     for name, weight in known.items():
         ratio = (units[name] / usual) ** 4
-        if weight.rule.tensor == BEFORE_NORM.tensor and not 1e-3 <= ratio <= 1e3:
+        if weight.rule.tensor == EVEN.tensor and not 1e-3 <= ratio <= 1e3:
             units[name] = usual * ratio
     return units
 
@@ -92,8 +92,8 @@ class StepPlan:
         middle = ratios[len(ratios) // 2] if ratios else 1.0
         self.units = {name: network.units.get(name, unit * middle) for name, unit in self.units.items()}
         for name in network.units:
-            if self.known[name].rule.tensor != BEFORE_NORM.tensor:
-                self.known[name] = measured(self.source.read(name), self.known[name].axis, BEFORE_NORM)
+            if self.known[name].rule.tensor != EVEN.tensor:
+                self.known[name] = measured(self.source.read(name), self.known[name].axis, EVEN)
         for name, scale in network.scales.items():
             old = self.known[name]
             sample = old.sample * float(scale.abs().log().mean().exp())

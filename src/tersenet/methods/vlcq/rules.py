@@ -1,6 +1,7 @@
 """By which rule every weight gets its step, told by names and shapes.
 
-The exponents and factors are measured: docs/design/0018 has the tables.
+The exponents and factors are measured: docs/design/0018 has the tables. Without batch norm, rows and columns matter in
+transformers and recurrent networks; in LeNets they cost most of the agreement.
 """
 
 import re
@@ -15,6 +16,7 @@ VOCABULARY = 4096  # from how many rows on an embedding is sorted by how often i
 
 NORMED = re.compile(r"(^|\.)running_(mean|var)$")
 RECURRENT = re.compile(r"(^|[._])(weight_[ih]h|recurrent_kernel|recurrent_weights?)(_l\d+)?(_reverse)?(\.weight)?$")
+ATTENTION = re.compile("attn|attention", re.IGNORECASE)
 EMBEDDING = re.compile(r"(^|[._])(\w*embed\w*|emb|wte|wpe|shared)(\.weight)?$")
 SCORES = re.compile(r"(^|[._])(q|k|query|key|w[qk]|to_[qk]|[qk]_(proj|lin|proj_weight))(\.weight)?$")
 VALUES = re.compile(
@@ -40,7 +42,7 @@ class Rule:
     prior: Prior = POSITIVE
 
 
-BEFORE_NORM = Rule()  # and for all weights of a network with batch norm, but the recurrent ones
+EVEN = Rule()  # of networks with batch norm, and of those that neither attend nor recur, but for recurrent weights
 FILTER = Prior(kernel=4.0, decay=0.9, mean=0.0)  # signals have no mean, and neighbours that look alike
 PLAIN = Rule(rows=0.5, columns=0.5, tensor=1.0)
 OF_SCORES = replace(PLAIN, unit=1.25)
@@ -54,21 +56,20 @@ FIRST_RECURRING = Rule(rows=1.0, columns=1.0, tensor=1.0, unit=0.5)
 
 def rules(specs: Mapping[str, TensorSpec], aliases: Mapping[str, str], wanted: Collection[str]) -> dict[str, Rule]:
     """The rule of every tensor in `wanted`, of a checkpoint that has `specs` and `aliases`."""
-    normed = any(NORMED.search(name) for name in specs)
     recurrent = any(RECURRENT.search(name) for name in wanted)
-    return {name: _rule(name, specs, aliases, normed, recurrent) for name in wanted}
+    attends = any(ATTENTION.search(name) for name in specs)
+    even = any(NORMED.search(name) for name in specs) or not (recurrent or attends)
+    return {name: _rule(name, specs, aliases, even, recurrent) for name in wanted}
 
 
-def _rule(
-    name: str, specs: Mapping[str, TensorSpec], aliases: Mapping[str, str], normed: bool, recurrent: bool
-) -> Rule:
+def _rule(name: str, specs: Mapping[str, TensorSpec], aliases: Mapping[str, str], even: bool, recurrent: bool) -> Rule:
     shape = specs[name].shape
     if RECURRENT.search(name):
         return FIRST_RECURRING if re.search(r"weight_ih(_l0)?(_reverse)?$", name) else RECURRING
     kernel = shape[2:].numel()
     prior = FILTER if kernel >= LONG_KERNEL and max(shape[2:]) == kernel else POSITIVE
-    if normed:
-        return replace(BEFORE_NORM, prior=prior)
+    if even:
+        return replace(EVEN, prior=prior)
     if len(shape) == 2 and EMBEDDING.search(name):
         if shape[0] < VOCABULARY:
             return EMBEDDED

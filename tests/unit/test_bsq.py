@@ -121,8 +121,8 @@ def test_the_penalty_takes_from_norms_what_the_cosine_has_passed_and_nothing_wit
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"alpha": -0.1}, "alpha=-0.1: expected a number, at least 0"),
-        ({"alpha": math.nan}, "alpha=nan: expected a number, at least 0"),
+        ({"alpha": -0.1}, "alpha=-0.1: expected a number, 0 to 1000"),
+        ({"alpha": math.nan}, "alpha=nan: expected a number, 0 to 1000"),
         ({"planes": 9}, "planes=9: expected an integer, 1 to 8"),
         ({"layer_bits": {"a": 9}}, "layer_bits gives a 9 bits; expected 2 to 8"),
         ({"bn": "fold"}, "cannot be trained"),

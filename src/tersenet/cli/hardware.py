@@ -17,7 +17,12 @@ def described(output: Path, checkpoint: Path, seconds: float) -> dict[str, Any]:
         "seconds": round(seconds, 2),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "hardware": f"{gpu}; {processor}" if gpu else processor,
-        "checkpoint": str(checkpoint),
-        "output": str(output),
-        "command": sys.argv,
+        "checkpoint": _text(checkpoint),
+        "output": _text(output),
+        "command": [_text(part) for part in sys.argv],
     }
+
+
+def _text(name: str | Path) -> str:
+    """A name that may be no text, so that JSON can hold it."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")

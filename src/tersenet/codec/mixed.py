@@ -19,6 +19,10 @@ class Cm(Coder):
     """Context mixing, with effort only."""
 
     id, name = 4, "cm"
+    reference = """@techreport{mahoney2005mixing,
+  title = {Adaptive Weighing of Context Models for Lossless Data Compression},
+  author = {Mahoney, Matthew V.}, institution = {Florida Institute of Technology}, number = {CS-2005-16}, year = {2005}
+}"""
 
     def offer(self, numbers: Numbers, best: Offer) -> Offer | None:
         """What it takes is known when it is done."""

@@ -126,6 +126,7 @@ def test_the_page_of_a_search_has_its_trials_and_of_the_file_what_it_scores(
     assert f"{len(outcome.trials)} trials" in text and "zip &lt;b&gt;" in text and "0.2500" in text
     for title in ("the drop", "accuracy", "agreement"):
         assert f"Bytes against {title}" in text
+    assert "chosen file" in text  # the target of the log is known, unit and all
     assert "Worst classes" in text and found.count["svg"] == 10
     assert run("report", str(tmp_path / "o.terse"), "-o", str(tmp_path / "q.html")) == 0  # finds the search beside it
     assert "frontier" in (tmp_path / "q.html").read_text("utf-8")

@@ -145,7 +145,9 @@ def _trade_off(sources: Sources, result: "Evaluation | None", peers: "list[Peer]
     figures, text = [], ""
     identity, trials = ({}, []) if sources.log is None else read(sources.log)
     target = identity.get("target")
-    aim = Target(**target) if isinstance(target, dict) and set(target) == {"max_bytes", "max_drop"} else Target()
+    target = target if isinstance(target, dict) else {}
+    known = {"max_bytes", "max_drop"} <= set(target) <= set(Target.__annotations__)
+    aim = Target(**target) if known else Target()  # what another version wrote has no target here
     judged = [trial for trial in trials if trial.drop is not None]
     if judged or any("drop" in peer.scores for peer in peers):
         figures.append(trade_off(trials, aim, series(peers, "drop")))

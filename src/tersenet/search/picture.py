@@ -27,7 +27,7 @@ def trade_off(trials: Sequence[Trial], target: Target, peers: Sequence[Series] =
         series.append(Series(name, points))
     best = sorted(frontier(judged), key=lambda trial: trial.bytes)
     series.append(Series("frontier", [_point(trial, bounded=False) for trial in best], "steps"))
-    if judged:
+    if judged and (target.max_bytes is not None or target.max_drop is not None):
         series.append(Series("chosen file", [_point(min(judged, key=target.rank), bounded=False)]))
     rules, most = [("the original", 0.0)], None
     if target.max_drop is not None:

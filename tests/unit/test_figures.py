@@ -61,9 +61,13 @@ def test_drawings_are_well_formed_and_short_whatever_names_say(name: str) -> Non
 
 
 def test_nothing_at_all_is_a_chart_too() -> None:
-    drawn(scatter("t", Axis("x", log=True), Axis("y"), []))
-    drawn(bars("t", "what", [], [Panel("bits", [])]))
-    drawn(heat_map("t", [], []))
+    for empty in (
+        scatter("nothing yet", Axis("x", log=True), Axis("y"), []),
+        bars("nothing yet", "what", [], [Panel("bits", [])]),
+        heat_map("nothing yet", [], []),
+    ):
+        drawn(empty)
+        assert "nothing yet" in standalone(empty) and "nan" not in standalone(empty).lower()
 
 
 def test_levels_are_counted_with_the_length_of_an_ideal_code() -> None:

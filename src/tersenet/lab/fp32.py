@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import torch
 from safetensors.torch import save
 from torch import nn
 
@@ -10,6 +11,7 @@ from ..files.atomic import replacing_file
 from ..training.loop import Schedule, Session, fit
 from ..training.processes import Processes
 from ..training.run import open_run
+from .models import build
 
 
 def train_fp32(network: nn.Module, task: Task, epochs: int, lr: float, run: Path, weights: Path, seed: int) -> None:
@@ -22,3 +24,13 @@ def train_fp32(network: nn.Module, task: Task, epochs: int, lr: float, run: Path
         fit(network, task, schedule, session=Session("fp32", processes, kept, saved=kept.state))
     with replacing_file(weights, overwrite=True) as stream:
         stream.write(save({name: value.cpu().contiguous() for name, value in network.state_dict().items()}))
+
+
+def fp32_start(name: str, task: Task, epochs: int, lr: float, folder: Path, seed: int) -> Path:
+    """The weights that rows about a network of the lab start from, trained in `folder` if they are not there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = folder / "fp32.safetensors"
+    if not weights.is_file():
+        torch.manual_seed(seed)
+        train_fp32(build(name), task, epochs, lr, folder / "fp32", weights, seed)
+    return weights

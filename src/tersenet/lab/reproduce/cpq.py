@@ -13,7 +13,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from ...analysis.evaluate import evaluate
@@ -25,7 +24,7 @@ from ...errors import UsageError
 from ...methods import get
 from ...report.size import storage
 from .. import images
-from ..fp32 import train_fp32
+from ..fp32 import fp32_start
 from ..models import build
 from ..rows import trained_file, write_rows
 from . import Own, Table
@@ -135,11 +134,8 @@ def _all(work: Path, nets: Sequence[str], seed: int, own: Own | None) -> Iterato
         return
     for name in nets or ("lenet5",):
         recipe, folder = RECIPES[name], work / f"{name}-seed{seed}"
-        folder.mkdir(parents=True, exist_ok=True)
-        task, weights = recipe.task(), folder / "fp32.safetensors"
-        if not weights.is_file():
-            torch.manual_seed(seed)
-            train_fp32(build(name), task, recipe.fp32_epochs, recipe.fp32_lr, folder / "fp32", weights, seed)
+        task = recipe.task()
+        weights = fp32_start(name, task, recipe.fp32_epochs, recipe.fp32_lr, folder, seed)
         yield from rows(name, build(name), task, weights, folder, recipe, seed)
 
 
